@@ -1,0 +1,1 @@
+"""Adapters in PEFT's format: put on, counted, saved, loaded."""

@@ -1,0 +1,120 @@
+"""LoRA through PEFT: put on a base, saved, loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from danlu.errors import Fault, FolderError
+from danlu.models.quiet import quiet_transformers
+
+
+def add_lora(model: Any, rank: int, alpha: float, dropout: float, target_modules: Sequence[str], seed: int) -> Any:
+    """Puts a fresh LoRA on every chosen module; the base is frozen, the adapter is float32.
+
+    Args:
+        model: the base, in evaluation mode.
+        rank: r of the update B·A.
+        alpha: the update is scaled by alpha / rank.
+        dropout: on the adapter's input.
+        target_modules: from `resolve_targets`.
+        seed: of A's initial values; B starts at zero, so the model first answers as its base.
+
+    Returns:
+        PEFT's wrapped model.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=rank,
+        lora_alpha=alpha,
+        lora_dropout=dropout,
+        target_modules=list(target_modules),
+        bias="none",
+    )
+    torch.manual_seed(seed)
+    with quiet_transformers():
+        return get_peft_model(model, config)
+
+
+def parameter_counts(model: Any) -> tuple[int, int]:
+    """Trainable and total number of parameters."""
+    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
+
+
+def save_adapter(model: Any, folder: Path, base_name: str) -> None:
+    """Writes the adapter in PEFT's format; plain PEFT and vLLM load it as it is."""
+    for config in model.peft_config.values():
+        config.base_model_name_or_path = base_name
+    with quiet_transformers():
+        model.save_pretrained(folder, safe_serialization=True)
+    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+
+def load_adapter(model: Any, folder: Path) -> Any:
+    """Puts a saved adapter on its base.
+
+    Raises:
+        FolderError: the folder holds no adapter, a broken one, one with NaN, or one for another base.
+    """
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    check_adapter_folder(folder)
+    with quiet_transformers():
+        try:
+            tuned = PeftModel.from_pretrained(model, folder, is_trainable=False)
+        except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
+            raise FolderError(
+                Fault(
+                    f"the adapter does not fit this base: {str(error).splitlines()[0]}",
+                    str(folder),
+                    "an adapter that was trained on this base",
+                    "name the base it was trained on in model.name",
+                )
+            ) from error
+    return tuned.eval()
+
+
+def check_adapter_folder(folder: Path) -> None:
+    """Requires a PEFT adapter in safetensors whose values are all finite.
+
+    Raises:
+        FolderError: a file is missing or broken, or a value is NaN or infinite.
+    """
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    weights = folder / "adapter_model.safetensors"
+    for path in (folder / "adapter_config.json", weights):
+        if not path.is_file():
+            raise FolderError(
+                Fault(
+                    f"the adapter has no {path.name}",
+                    str(folder),
+                    "adapter_config.json, adapter_model.safetensors",
+                    "name a run that was trained to its end, or its adapter folder",
+                )
+            )
+    try:
+        json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        tensors = load_file(weights)
+    except (ValueError, SafetensorError) as error:
+        raise FolderError(
+            Fault(f"the adapter is broken: {error}", str(folder), hint="copy it again, or train anew")
+        ) from error
+    bad = [name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise FolderError(
+            Fault(
+                f"the adapter has NaN or infinite values, first in {bad[0]}",
+                str(weights),
+                hint="use an earlier checkpoint, or train with a smaller learning rate",
+            )
+        )

@@ -1,0 +1,86 @@
+"""Which modules an adapter goes on: presets and names, checked against the model's shape alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from danlu.errors import Fault, ModelError, RecipeError
+from danlu.models.quiet import quiet_transformers
+
+_ATTENTION = ("attn", "attention")
+
+
+def skeleton(folder: Path) -> Any:
+    """The model of a folder without weights, on the meta device: its shape, in a second.
+
+    Raises:
+        ModelError: Transformers does not know the architecture.
+    """
+    with quiet_transformers():
+        import torch
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        try:
+            config = AutoConfig.from_pretrained(folder)
+            with torch.device("meta"):
+                return AutoModelForCausalLM.from_config(config)
+        except (ValueError, KeyError, OSError) as error:
+            raise ModelError(
+                Fault(
+                    f"Transformers does not know this architecture: {str(error).splitlines()[0]}",
+                    str(folder),
+                    "a causal language model",
+                    "check config.json; a newer Transformers may know it",
+                )
+            ) from error
+
+
+def resolve_targets(model: Any, target_modules: str | Sequence[str], rank: int) -> list[str]:
+    """The module names (last parts) an adapter goes on.
+
+    Args:
+        model: with or without weights.
+        target_modules: `all-linear`, `attention`, or names.
+        rank: the adapter's rank, which must not exceed a module's smaller side.
+
+    Raises:
+        RecipeError: a name matches nothing, or the rank is above a module's size.
+    """
+    import torch
+
+    output = model.get_output_embeddings()
+    linear = {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Linear) and module is not output
+    }
+    short = sorted({name.rsplit(".", 1)[-1] for name in linear})
+    if target_modules == "all-linear":
+        chosen = short
+    elif target_modules == "attention":
+        chosen = sorted({name.rsplit(".", 1)[-1] for name in linear if any(a in name.lower() for a in _ATTENTION)})
+    else:
+        chosen = sorted(set(target_modules))
+    unknown = [name for name in chosen if name not in short]
+    if unknown or not chosen:
+        raise RecipeError(
+            Fault(
+                f"adapter.target_modules: {', '.join(unknown) or target_modules} matches no linear layer of the model",
+                "adapter.target_modules",
+                f"all-linear, attention, or some of {', '.join(short)}",
+                "use all-linear, or take names from the list",
+            )
+        )
+    smallest = min(min(m.in_features, m.out_features) for n, m in linear.items() if n.rsplit(".", 1)[-1] in chosen)
+    if rank > smallest:
+        raise RecipeError(
+            Fault(
+                f"rank {rank} is above the smallest chosen layer",
+                "adapter.rank",
+                f"1 to {smallest}",
+                "16 to 64 is usual; a larger rank adds parameters, not capacity",
+            )
+        )
+    return chosen

@@ -1,0 +1,1 @@
+"""From rows of text to labelled tokens, with every row accounted for."""

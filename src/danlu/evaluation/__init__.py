@@ -1,0 +1,1 @@
+"""Judging a tuned model against its base on rows that it has not seen."""

@@ -1,0 +1,137 @@
+"""The evaluation stage: a run folder in, a report folder out."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from danlu.data.records import Messages
+from danlu.data.template import label
+from danlu.engines.interface import Answer, Sampling
+from danlu.errors import Fault, FolderError
+from danlu.evaluation.report import write_report
+from danlu.evaluation.tasks import TaskResult, run_task
+from danlu.recipe.schema import EvaluationSection
+from danlu.runs import create_folder, next_free_folder, write_json, write_manifest
+from danlu.tracking.metrics import read_metrics
+from danlu.tracking.progress import progress
+from danlu.training.trained import TrainedRun, open_run
+
+MODELS = ("base", "tuned")
+
+
+def run_evaluation(run_folder: str | Path, quiet: bool = False) -> dict[str, Any]:
+    """Puts the held-out questions to the base and to the tuned model, and writes a report.
+
+    Returns:
+        `report_folder`, `metrics` {`base`, `tuned`}, `gate`, `rows`, `seconds`, `examples` (three).
+
+    Raises:
+        FolderError: the run is not complete, or it held no rows out.
+    """
+    started = time.perf_counter()
+    run = open_run(run_folder)
+    settings = run.recipe.evaluation or EvaluationSection()
+    rows = run.evaluation_rows()[: settings.max_rows]
+    if not rows:
+        raise FolderError(
+            Fault(
+                "this run held no rows out, so there is nothing to judge it on",
+                str(run.folder),
+                hint="set data.evaluation, for example {share: 0.1}, and train again",
+            )
+        )
+    folder = create_folder(next_free_folder(run.folder / "report"), "report folder", "--out")
+    try:
+        answers, results = _judge(run, settings, rows, quiet)
+        content = _content(run, rows, answers, results)
+        content["seconds"] = round(time.perf_counter() - started, 3)
+        write_json(folder / "report.json", content)
+        write_report(folder / "index.html", content)
+        write_manifest(folder, "report", {"run_folder": str(run.folder), "metrics": content["metrics"]})
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return {
+        "report_folder": str(folder),
+        "metrics": content["metrics"],
+        "gate": None,
+        "rows": len(rows),
+        "seconds": content["seconds"],
+        "examples": content["examples"][-3:],
+    }
+
+
+def _judge(
+    run: TrainedRun, settings: EvaluationSection, rows: list[Messages], quiet: bool
+) -> tuple[dict[str, list[Answer]], dict[str, list[TaskResult]]]:
+    """Answers and metrics of both models."""
+    engine = run.engine(run.dtype)
+    engine.batch_size = settings.batch_size
+    questions = [messages[:-1] for messages in rows]
+    references = [messages[-1]["content"] for messages in rows]
+    answers, results = {}, {}
+    for model in MODELS:
+        tuned = model == "tuned"
+        with progress(f"answers of the {model} model", len(rows), quiet) as bar:
+            answers[model] = engine.generate(questions, Sampling(settings.max_new_tokens), tuned, bar.update)
+        needs_loss = any(task.type == "loss" for task in settings.tasks)
+        loss = _loss(engine, rows, tuned) if needs_loss else math.nan
+        results[model] = [run_task(task, answers[model], references, loss) for task in settings.tasks]
+    return answers, results
+
+
+def _loss(engine: Any, rows: list[Messages], tuned: bool) -> float:
+    """Mean cross-entropy per trained token, one document at a time, by the engine that answers."""
+    import torch
+
+    total, count = 0.0, 0
+    for document in [document for messages in rows for document in label(engine.tokenizer, messages)]:
+        start, ids = document.spans[0][0], document.ids
+        logits = engine.logits(ids[:start], ids[start:], tuned)
+        for first, last in document.spans:
+            targets = torch.tensor(ids[first:last], device=logits.device)
+            chosen = logits[first - start : last - start]
+            total += torch.nn.functional.cross_entropy(chosen, targets, reduction="sum").item()
+            count += len(targets)
+    return total / count
+
+
+def _content(
+    run: TrainedRun,
+    rows: list[Messages],
+    answers: dict[str, list[Answer]],
+    results: dict[str, list[TaskResult]],
+) -> dict[str, Any]:
+    """Everything that the report shows, as plain values; examples where the tuned model is worst come first."""
+    examples = []
+    for index, messages in enumerate(rows):
+        example: dict[str, Any] = {"messages": messages[:-1], "reference": messages[-1]["content"]}
+        for model in MODELS:
+            answer = answers[model][index]
+            scores = {result.name: result.scores[index] for result in results[model] if result.scores}
+            example[model] = {"text": answer.text, "finish": answer.finish, "scores": scores}
+        examples.append(example)
+    examples.sort(key=lambda example: sum(example["tuned"]["scores"].values()))
+    return {
+        "run_folder": str(run.folder),
+        "model": run.recipe.model.name,
+        "rows": len(rows),
+        "metrics": {model: _metrics(results[model], answers[model]) for model in MODELS},
+        "rules": {model: next((r.parts for r in results[model] if r.parts), None) for model in MODELS},
+        "training": run.about.get("result", {}),
+        "curve": [
+            {key: line.get(key) for key in ("step", "loss", "evaluation_loss")} for line in read_metrics(run.folder)
+        ],
+        "recipe": run.recipe.model_dump(mode="json"),
+        "examples": examples,
+    }
+
+
+def _metrics(results: list[TaskResult], answers: list[Answer]) -> dict[str, float]:
+    values = {result.name: result.value for result in results}
+    values["finished"] = sum(answer.finish == "stop" for answer in answers) / len(answers)
+    return values

@@ -1,0 +1,1 @@
+"""Exports, each compared with what was trained before anyone relies on it."""

@@ -1,0 +1,83 @@
+"""The export stage: a run folder in, a proven export folder out."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from danlu.errors import Fault, GateError
+from danlu.export.merge import write_merged
+from danlu.export.parity import Parity, check_parity
+from danlu.models.folder import weight_files
+from danlu.runs import create_folder, require_disk, write_json, write_manifest
+from danlu.training.probes import read_probes
+from danlu.training.trained import TrainedRun, open_run
+
+FORMATS = {"merged": write_merged}
+
+
+def run_export(
+    run_folder: str | Path, to: str = "merged", out: str | Path | None = None, dtype: str | None = None
+) -> dict[str, Any]:
+    """Exports a run and compares the result with the run's probes.
+
+    Args:
+        run_folder: a complete run.
+        to: a key of `FORMATS`.
+        out: where to write; default `RUN/exports/FORMAT`.
+        dtype: of the written weights; default the recipe's `export.dtype`.
+
+    Returns:
+        `export_folder`, `parity`, `seconds`.
+
+    Raises:
+        GateError: the export differs from what was trained; the folder stays, for a look.
+        FolderError: the run is not complete, or the folder is not empty.
+    """
+    started = time.perf_counter()
+    run = open_run(run_folder)
+    probes = read_probes(run.folder)
+    dtype = dtype or run.recipe.export.dtype
+    base = run.base_folder()
+    folder = Path(out) if out else run.folder / "exports" / to
+    stored_bytes = sum(path.stat().st_size for path in weight_files(base))
+    require_disk(folder, (2 if dtype == "float32" else 1) * stored_bytes + 32 * 2**20, "the export")
+    create_folder(folder, "export folder", "--out FOLDER")
+    try:
+        FORMATS[to](run, folder, dtype)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    parity = check_parity(folder, probes)
+    write_json(folder / "parity.json", parity.to_json())
+    about = {"run_folder": str(run.folder), "format": to, "parity": parity.to_json()}
+    write_manifest(folder, "export", about, skip=["parity.json"])
+    return _verdict(run, folder, parity, started)
+
+
+def run_check(run_folder: str | Path, folder: str | Path) -> dict[str, Any]:
+    """The same gate on a folder that exists; nothing in it is changed."""
+    started = time.perf_counter()
+    run = open_run(run_folder)
+    parity = check_parity(Path(folder), read_probes(run.folder))
+    return _verdict(run, Path(folder), parity, started)
+
+
+def _verdict(run: TrainedRun, folder: Path, parity: Parity, started: float) -> dict[str, Any]:
+    result = {
+        "export_folder": str(folder),
+        "parity": parity.to_json(),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    if not parity.passed:
+        faults = [Fault(fault, str(folder)) for fault in parity.faults[:-1]]
+        last = Fault(
+            parity.faults[-1],
+            str(folder),
+            "what the run's probes recorded",
+            f"do not serve this folder; export again: danlu export {run.folder} --to merged --out NEW",
+        )
+        raise GateError(*faults, last, result=result)
+    return result

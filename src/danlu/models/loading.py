@@ -1,0 +1,93 @@
+"""Loading a base model in the dtype that this processor is good at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from danlu.errors import Fault, ModelError
+from danlu.models.quiet import quiet_transformers
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def choose_device() -> torch.device:
+    """The first GPU if there is one, else the processor."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def choose_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of a recipe's `model.dtype`; `auto` is bfloat16 where the hardware multiplies in it."""
+    if name != "auto":
+        return DTYPES[name]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    capabilities = torch.cpu.get_capabilities()
+    fast = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") or capabilities.get("bf16")
+    return torch.bfloat16 if fast else torch.float32
+
+
+def load_base(folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> Any:
+    """The causal language model of a checked folder, in evaluation mode.
+
+    Args:
+        folder: from `find_model`.
+        dtype: of all weights.
+        attention: a name in Transformers' attention interface.
+
+    Raises:
+        ModelError: Transformers does not know the architecture, or weights are missing from the files.
+    """
+    with quiet_transformers():
+        from transformers import AutoModelForCausalLM
+
+        try:
+            model, info = AutoModelForCausalLM.from_pretrained(
+                folder,
+                dtype=dtype,
+                attn_implementation=attention,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except (ValueError, OSError, KeyError, RuntimeError) as error:
+            message = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelError(
+                Fault(
+                    f"Transformers can't load this model: {message}",
+                    str(folder),
+                    "a causal language model that the installed Transformers knows",
+                    "check config.json and the weights; a newer Transformers may know the model",
+                )
+            ) from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise ModelError(
+            Fault(
+                f"{len(missing)} tensors are missing from the weights, first {missing[0]}",
+                str(folder),
+                hint="the files and config.json do not belong together: fetch the model again",
+            )
+        )
+    return model.to(choose_device()).eval()
+
+
+def tensor_names(folder: Path) -> list[str]:
+    """Names of all weight tensors in a model folder, read from the headers alone."""
+    from safetensors import safe_open
+
+    from danlu.models.folder import weight_files
+
+    names: list[str] = []
+    for path in weight_files(folder):
+        with safe_open(path, "pt") as stream:
+            names += list(stream.keys())
+    return sorted(names)
+
+
+def generation_defaults(folder: Path) -> dict[str, Any]:
+    """The model's `generation_config.json`, or nothing."""
+    path = folder / "generation_config.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}

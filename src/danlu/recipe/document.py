@@ -1,0 +1,122 @@
+"""A YAML file as plain values plus the line of every key, so that a message can say where."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from danlu.errors import Fault, RecipeError
+
+KeyPath = tuple[str | int, ...]
+
+
+@dataclass
+class Document:
+    """Plain values (dict, list, str, int, float, bool, None) and where each key stands.
+
+    Attributes:
+        path: the file, or None if the recipe came from elsewhere.
+        values: the mapping as plain Python values.
+        lines: 1-based line by key path.
+        overridden: key paths set on the command line, with the words that set them.
+    """
+
+    path: Path | None
+    values: dict[str, Any]
+    lines: dict[KeyPath, int] = field(default_factory=dict)
+    overridden: dict[KeyPath, str] = field(default_factory=dict)
+
+    def where(self, key: KeyPath) -> str:
+        """`file:line, dotted.key`, taking the nearest ancestor's line if the key is absent."""
+        dotted = dotted_key(key)
+        for length in range(len(key), 0, -1):
+            if key[:length] in self.overridden:
+                return f"command line, {self.overridden[key[:length]]}"
+            if key[:length] in self.lines:
+                return f"{self.path}:{self.lines[key[:length]]}, {dotted}"
+        return f"{self.path}, {dotted}" if dotted else str(self.path)
+
+
+def dotted_key(key: KeyPath) -> str:
+    """`('evaluation', 'tasks', 1)` as `evaluation.tasks[1]`."""
+    text = ""
+    for part in key:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text
+
+
+def read_document(path: Path) -> Document:
+    """Reads a YAML 1.2 mapping.
+
+    Raises:
+        RecipeError: the file is missing, is a folder, is not UTF-8, is not YAML, or is not a mapping.
+    """
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
+    text = _read_text(path)
+    try:
+        loaded = YAML(typ="rt").load(text)
+    except MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        problem = " ".join(str(error.problem or error.context or "bad YAML").split())
+        raise RecipeError(
+            Fault(
+                what=f"this is not YAML: {problem}",
+                where=f"{path}:{mark.line + 1}, column {mark.column + 1}" if mark else str(path),
+                allowed="one mapping of sections, two spaces for each level, each key once",
+                hint="compare the line with one of the files in recipes/",
+            )
+        ) from error
+    except YAMLError as error:
+        raise RecipeError(Fault(f"this is not YAML: {error}", str(path))) from error
+    if not isinstance(loaded, dict):
+        raise RecipeError(
+            Fault(
+                what="the recipe is empty" if loaded is None else "the recipe is not a mapping of sections",
+                where=str(path),
+                allowed="sections model, data, adapter, training, and if wanted evaluation, export, run",
+                hint="start from a file in recipes/",
+            )
+        )
+    document = Document(path, {})
+    document.values = _plain(loaded, (), document.lines)
+    return document
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except FileNotFoundError as error:
+        raise RecipeError(
+            Fault("no such recipe file", str(path), hint="the shipped ones are in recipes/; check the path")
+        ) from error
+    except IsADirectoryError as error:
+        raise RecipeError(
+            Fault("this is a folder, not a recipe file", str(path), hint="name the .yaml file in it")
+        ) from error
+    except UnicodeDecodeError as error:
+        raise RecipeError(
+            Fault(f"not UTF-8 at byte {error.start}", str(path), hint="save the recipe as UTF-8")
+        ) from error
+    except OSError as error:
+        raise RecipeError(Fault(f"can't read the recipe: {error.strerror}", str(path))) from error
+
+
+def _plain(node: Any, key: KeyPath, lines: dict[KeyPath, int]) -> Any:
+    """Strips ruamel's types and notes the line of each key below `key`."""
+    from ruamel.yaml.comments import CommentedMap, CommentedSeq
+
+    if isinstance(node, CommentedMap):
+        for name in node:
+            lines[(*key, str(name))] = node.lc.key(name)[0] + 1
+        return {str(name): _plain(value, (*key, str(name)), lines) for name, value in node.items()}
+    if isinstance(node, CommentedSeq):
+        for index in range(len(node)):
+            lines[(*key, index)] = node.lc.item(index)[0] + 1
+        return [_plain(value, (*key, index), lines) for index, value in enumerate(node)]
+    for kind in (bool, int, float, str):
+        if isinstance(node, kind):
+            return kind(node)
+    return None if node is None else str(node)

@@ -1,0 +1,228 @@
+"""Every recipe key: its type, default, bound and meaning. Flags, messages and docs come from here."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+
+class Section(BaseModel):
+    """A part of the recipe: frozen, strict about types, closed to unknown keys."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True)
+
+
+def _compiles(pattern: str) -> str:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from error
+    return pattern
+
+
+Pattern = Annotated[str, AfterValidator(_compiles)]
+
+
+class ModelSection(Section):
+    """The base model."""
+
+    name: str = Field(
+        min_length=1,
+        description="Folder, .gguf file, short name, hub id or ModelScope id; tried in this order.",
+    )
+    revision: str | None = Field(None, description="Commit, tag or branch, for a hub or ModelScope id.")
+    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto",
+        description="What the base computes in. auto: bfloat16 where the processor has it, else float32.",
+    )
+
+
+class SplitSection(Section):
+    """How evaluation rows are held out of the training files."""
+
+    share: float | None = Field(None, gt=0.0, lt=1.0, description="Share of the rows that is held out.")
+    rows: int | None = Field(None, ge=1, description="Number of rows that is held out.")
+    stratify_by: str | None = Field(
+        None, description="Field of the rows; each of its values is held out in the same proportion."
+    )
+
+    @model_validator(mode="after")
+    def _one_size(self) -> SplitSection:
+        if (self.share is None) == (self.rows is None):
+            raise ValueError("give exactly one of share and rows")
+        return self
+
+
+class DataSection(Section):
+    """The rows to learn from and to be judged on."""
+
+    train: tuple[str, ...] = Field(min_length=1, description="JSON or JSONL files with the training rows.")
+    evaluation: SplitSection | tuple[str, ...] | None = Field(
+        None, description="A share or number of rows to hold out, a list of files, or null for none."
+    )
+    max_sequence_tokens: int = Field(
+        512, ge=8, le=1_048_576, description="Longest row in tokens; a longer one is dropped and listed."
+    )
+    max_dropped_share: float = Field(
+        0.05, ge=0.0, le=1.0, description="The run stops when a larger share of the rows would be dropped."
+    )
+
+
+class LoraSection(Section):
+    """Low-rank adapters (LoRA, arXiv 2106.09685)."""
+
+    type: Literal["lora"]
+    rank: int = Field(16, ge=1, le=4096, description="Rank r of the update B·A.")
+    alpha: float = Field(32.0, gt=0.0, description="The update is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on the adapter's input.")
+    target_modules: Literal["all-linear", "attention"] | tuple[str, ...] = Field(
+        "all-linear", description="all-linear, attention, or a list of module names."
+    )
+
+
+class SftObjective(Section):
+    """Supervised fine-tuning: cross-entropy on answer tokens."""
+
+    type: Literal["sft"]
+
+
+class ThreePhaseSchedule(Section):
+    """Linear warm-up, cosine, then a held floor."""
+
+    type: Literal["three_phase"]
+    warmup_share: float = Field(0.1, ge=0.0, le=1.0, description="Share of the steps that warm up.")
+    floor_share: float = Field(0.05, ge=0.0, le=1.0, description="Share of the steps at the floor.")
+    floor_learning_rate: float = Field(1.0e-6, ge=0.0, description="Learning rate of the last phase.")
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> ThreePhaseSchedule:
+        if self.warmup_share + self.floor_share > 1.0:
+            raise ValueError("warmup_share + floor_share must be at most 1")
+        return self
+
+
+class ConstantSchedule(Section):
+    """Linear warm-up, then the same rate to the end."""
+
+    type: Literal["constant"]
+    warmup_share: float = Field(0.0, ge=0.0, le=1.0, description="Share of the steps that warm up.")
+
+
+Schedule = Annotated[ThreePhaseSchedule | ConstantSchedule, Field(discriminator="type")]
+
+
+class TrainingSection(Section):
+    """How the adapter is fitted."""
+
+    objective: SftObjective = Field(SftObjective(type="sft"), description="What is minimised.")
+    learning_rate: float = Field(2.0e-4, gt=0.0, le=1.0, description="Peak learning rate.")
+    schedule: Schedule = Field(ThreePhaseSchedule(type="three_phase"), description="Learning rate by step.")
+    num_epochs: int = Field(1, ge=1, le=10_000, description="Passes over the training rows.")
+    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
+    global_batch_size: int = Field(8, ge=1, description="Rows per optimizer step, over all processes.")
+    micro_batch_tokens: int = Field(
+        512,
+        ge=1,
+        description="Most computed tokens per forward pass (one row may exceed it); memory follows it.",
+    )
+    weight_decay: float = Field(0.0, ge=0.0, description="Decoupled weight decay of AdamW.")
+    beta1: float = Field(0.9, ge=0.0, lt=1.0, description="AdamW's first moment decay.")
+    beta2: float = Field(0.999, ge=0.0, lt=1.0, description="AdamW's second moment decay.")
+    max_gradient_norm: float | None = Field(1.0, gt=0.0, description="Gradients are clipped to this norm.")
+    evaluate_every_steps: int | None = Field(
+        None, ge=1, description="Optimizer steps between evaluation losses; null: at each epoch's end."
+    )
+    evaluation_max_rows: int | None = Field(
+        None, ge=1, description="Held-out rows, spread evenly, that these losses are taken on; null: all."
+    )
+
+
+class LossTask(Section):
+    """Mean cross-entropy per answer token on the held-out rows."""
+
+    type: Literal["loss"]
+
+
+class RougeTask(Section):
+    """ROUGE-L F-measure of the answers against the references (Lin, 2004)."""
+
+    type: Literal["rouge_l"]
+
+
+class Rule(Section):
+    """One house rule: a regular expression that the answer must contain (or, with `forbidden`, must not)."""
+
+    name: str = Field(min_length=1, description="Name in the report.")
+    pattern: Pattern = Field(description="Python regular expression, searched with MULTILINE.")
+    forbidden: bool = Field(False, description="true: the answer must not match.")
+
+
+class ComplianceTask(Section):
+    """Share of the answers that keep every rule."""
+
+    type: Literal["compliance"]
+    rules: tuple[Rule, ...] = Field(min_length=1, description="The rules; an answer complies if it keeps all.")
+
+
+class FieldTask(Section):
+    """Share of the answers in which a field equals the reference's."""
+
+    type: Literal["field"]
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="The field's name; it becomes the metric's name.")
+    pattern: Pattern = Field(description="Regular expression whose first group is the field.")
+
+    @model_validator(mode="after")
+    def _has_group(self) -> FieldTask:
+        if re.compile(self.pattern).groups < 1:
+            raise ValueError("pattern needs one group: put the field in parentheses")
+        return self
+
+
+Task = Annotated[LossTask | RougeTask | ComplianceTask | FieldTask, Field(discriminator="type")]
+
+
+class EvaluationSection(Section):
+    """How the tuned model is judged against its base, on the held-out rows."""
+
+    tasks: tuple[Task, ...] = Field(
+        (LossTask(type="loss"), RougeTask(type="rouge_l")), min_length=1, description="What is measured."
+    )
+    max_new_tokens: int = Field(256, ge=1, le=32_768, description="Longest answer in tokens.")
+    batch_size: int = Field(16, ge=1, description="Questions answered at once.")
+    max_rows: int | None = Field(None, ge=1, description="Judge on the first rows only; null: on all.")
+
+
+class ExportSection(Section):
+    """How the merged model is written."""
+
+    dtype: Literal["float32", "bfloat16"] = Field(
+        "float32", description="float32 is exact; bfloat16 is half the size and the gate prints its loss."
+    )
+
+
+class RunSection(Section):
+    """Where a run is kept and what makes it repeatable."""
+
+    folder: str | None = Field(None, min_length=1, description="Run folder; null: runs/<name of the recipe file>.")
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the split, the order and the adapter.")
+
+
+class Recipe(Section):
+    """A whole recipe. A section that is absent is off, or has its defaults."""
+
+    model: ModelSection
+    data: DataSection
+    adapter: LoraSection
+    training: TrainingSection
+    evaluation: EvaluationSection | None = None
+    export: ExportSection = ExportSection()
+    run: RunSection = RunSection()
+
+    @model_validator(mode="after")
+    def _task_names_differ(self) -> Recipe:
+        names = [getattr(task, "name", task.type) for task in (self.evaluation.tasks if self.evaluation else ())]
+        if len(set(names)) != len(names):
+            raise ValueError("evaluation.tasks: two tasks have the same name")
+        return self

@@ -1,0 +1,144 @@
+"""Folders that a stage writes: made once, filled, and closed with a manifest that is written last."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from danlu.errors import Fault, FolderError, ResourceError
+
+MANIFEST = "manifest.json"
+
+
+def danlu_home() -> Path:
+    """Where Danlu keeps converted models and prepared data: `DANLU_HOME`, or `~/.cache/danlu`."""
+    return Path(os.environ.get("DANLU_HOME") or "~/.cache/danlu").expanduser()
+
+
+def create_folder(folder: Path, purpose: str, key: str) -> Path:
+    """Makes a new, empty folder.
+
+    Args:
+        folder: must not exist, or be empty.
+        purpose: what it is for, as in "run folder".
+        key: what the user can set to choose another one.
+
+    Raises:
+        FolderError: it holds something already, or can't be made.
+    """
+    try:
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise FolderError(
+                Fault(
+                    f"the {purpose} exists and is not empty",
+                    str(folder),
+                    "a folder that is new or empty; nothing is overwritten",
+                    f"choose another with {key}, or remove it: rm -r {folder}",
+                )
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FolderError(
+            Fault(f"can't make the {purpose}: {error.strerror}", str(folder), hint=f"choose another with {key}")
+        ) from error
+    return folder
+
+
+def next_free_folder(folder: Path) -> Path:
+    """`folder`, or `folder-2`, `folder-3`, ...: the first that is new or empty."""
+    candidate, number = folder, 1
+    while candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir())):
+        number += 1
+        candidate = folder.with_name(f"{folder.name}-{number}")
+    return candidate
+
+
+def require_disk(folder: Path, needed_bytes: int, purpose: str) -> None:
+    """Stops before anything is written if the disk can't hold it.
+
+    Raises:
+        ResourceError: fewer than `needed_bytes` bytes are free where `folder` is or will be.
+    """
+    place = folder
+    while not place.exists():
+        place = place.parent
+    free_bytes = shutil.disk_usage(place).free
+    if free_bytes < needed_bytes:
+        raise ResourceError(
+            Fault(
+                f"not enough disk for {purpose}: {needed_bytes / 1e6:.0f} MB needed, {free_bytes / 1e6:.0f} MB free",
+                str(place),
+                hint="free some space, or choose a folder on another disk",
+            )
+        )
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all: aside, synced, renamed."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with aside.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    aside.replace(path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes a JSON file whole or not at all."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_manifest(folder: Path, kind: str, about: dict[str, Any], skip: Iterable[str] = ()) -> None:
+    """Closes a folder: its files with size and SHA-256, and what it is. Written last, so it means complete."""
+    skipped = {MANIFEST, *skip}
+    files = {
+        str(path.relative_to(folder)): {"bytes": path.stat().st_size, "sha256": file_hash(path)}
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.relative_to(folder).parts[0] not in skipped
+    }
+    written = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    write_json(folder / MANIFEST, {"kind": kind, "written": written, **about, "files": files})
+
+
+def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
+    """The manifest of a complete folder.
+
+    Raises:
+        FolderError: the folder is missing, incomplete, or of another kind.
+    """
+    if not folder.is_dir():
+        raise FolderError(Fault("no such folder", str(folder), f"a {kind} folder", "check the path"))
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FolderError(
+            Fault(
+                f"this {kind} folder is not complete: it has no {MANIFEST}",
+                str(folder),
+                hint="what wrote it was stopped or failed; run that again into a new folder",
+            )
+        )
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found = manifest["kind"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise FolderError(Fault("the manifest can't be read", str(path), hint="make the folder anew")) from error
+    if found != kind:
+        raise FolderError(
+            Fault(f"this is a {found} folder, not a {kind} folder", str(folder), hint=f"name a {kind} folder")
+        )
+    return manifest

@@ -1,0 +1,71 @@
+"""Which documents form which step: every document once per epoch, in a seeded order, none left over."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+from danlu.data.packing import pack, split_into_packs
+from danlu.data.store import Store
+from danlu.data.template import Document
+from danlu.training.objectives import Batch, to_batch
+
+
+@dataclass(frozen=True)
+class Feed:
+    """The order of a run's documents; a position in it is one integer.
+
+    Attributes:
+        store: the documents.
+        num_epochs: passes over them.
+        global_batch_size: documents per step; the last step of the run may have fewer.
+        seed: of the order.
+        micro_batch_tokens: most computed tokens in one forward pass.
+        share_prefix: compute a pack's common prefix once.
+        device: where batches are put.
+        max_steps: fewer steps than the epochs have, or None.
+    """
+
+    store: Store
+    num_epochs: int
+    global_batch_size: int
+    seed: int
+    micro_batch_tokens: int
+    share_prefix: bool
+    device: torch.device
+    max_steps: int | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        steps = math.ceil(len(self.store) * self.num_epochs / self.global_batch_size)
+        return min(steps, self.max_steps or steps)
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Optimizer steps that one pass over the documents takes."""
+        return len(self.store) / self.global_batch_size
+
+    def documents(self, step: int) -> list[Document]:
+        """The documents of a step, counted from 0."""
+        total = len(self.store)
+        first = step * self.global_batch_size
+        last = min(first + self.global_batch_size, total * self.num_epochs)
+        return [self.store[self._order(place // total)[place % total]] for place in range(first, last)]
+
+    def batches(self, step: int) -> list[Batch]:
+        """The micro-batches of a step, counted from 0."""
+        return to_batches(self.documents(step), self.micro_batch_tokens, self.share_prefix, self.device)
+
+    def _order(self, epoch: int) -> list[int]:
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order: list[int] = torch.randperm(len(self.store), generator=generator).tolist()
+        return order
+
+
+def to_batches(documents: list[Document], max_tokens: int, share_prefix: bool, device: torch.device) -> list[Batch]:
+    """Packs documents into micro-batches on a device."""
+    groups = split_into_packs(documents, max_tokens, share_prefix)
+    return [to_batch(pack(group, share_prefix), device) for group in groups]

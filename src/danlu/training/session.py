@@ -1,0 +1,129 @@
+"""Everything one training run holds in memory, put together from the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from danlu.adapters.lora import add_lora, parameter_counts, save_adapter
+from danlu.adapters.targets import resolve_targets, skeleton
+from danlu.data.run import EVALUATION, TRAIN, Prepared
+from danlu.data.template import stop_ids
+from danlu.engines.transformers_engine import TransformersEngine
+from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base
+from danlu.recipe import Recipe
+from danlu.recipe.schema import ConstantSchedule, TrainingSection
+from danlu.training import schedules
+from danlu.training.attention import choose_attention
+from danlu.training.backends import SingleProcess
+from danlu.training.environment import describe_environment
+from danlu.training.feed import Feed
+from danlu.training.loop import Step, evaluation_loss, train
+from danlu.training.objectives import sft
+from danlu.training.probes import expect, write_probes
+from danlu.training.trained import base_hash
+
+
+class Session:
+    """Model, feed, optimizer and schedule of one run.
+
+    Args:
+        recipe: the resolved recipe.
+        base: folder of the base model.
+        tokenizer: the base's.
+        prepared: the labelled data.
+
+    Raises:
+        RecipeError: the adapter does not fit the model; found before any weight is loaded.
+    """
+
+    def __init__(self, recipe: Recipe, base: Path, tokenizer: Any, prepared: Prepared) -> None:
+        adapter, training = recipe.adapter, recipe.training
+        targets = resolve_targets(skeleton(base), adapter.target_modules, adapter.rank)
+        self.recipe, self.base, self.tokenizer, self.prepared = recipe, base, tokenizer, prepared
+        device = choose_device()
+        self.dtype = choose_dtype(recipe.model.dtype, device)
+        self.base_sha256 = base_hash(base)
+        self.model = add_lora(
+            load_base(base, self.dtype),
+            adapter.rank,
+            adapter.alpha,
+            adapter.dropout,
+            targets,
+            recipe.run.seed,
+        )
+        self.environment = describe_environment(self.dtype)
+        self.held = prepared.store(EVALUATION)
+        train_store = prepared.store(TRAIN)
+        self.attention_switch = choose_attention(self.model, train_store)
+        self.attention = self.attention_switch.name
+        self.feed = Feed(
+            train_store,
+            training.num_epochs,
+            training.global_batch_size,
+            recipe.run.seed,
+            training.micro_batch_tokens,
+            self.attention_switch.shares_prefix,
+            device,
+            training.max_steps,
+        )
+        optimizer = torch.optim.AdamW(
+            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
+            lr=training.learning_rate,
+            betas=(training.beta1, training.beta2),
+            weight_decay=training.weight_decay,
+        )
+        self.backend = SingleProcess(self.model.parameters(), optimizer)
+
+    def describe(self) -> str:
+        """What is about to run, in a few words."""
+        trainable, total = parameter_counts(self.model)
+        return (
+            f"{trainable:,} of {total:,} parameters trained ({trainable / total:.2%}), "
+            f"{len(self.feed.store)} documents, {self.feed.num_steps} steps, "
+            f"{str(self.dtype).removeprefix('torch.')}, {self.attention} attention"
+        )
+
+    def steps(self) -> Iterator[Step]:
+        """Runs the training loop."""
+        torch.manual_seed(self.recipe.run.seed)
+        training = self.recipe.training
+        schedule = make_schedule(training, self.feed.num_steps)
+        return train(self.model, sft, self.feed, self.backend, schedule, training.max_gradient_norm)
+
+    def evaluation_loss(self) -> float | None:
+        """Mean loss per answer token of held-out rows; None if there are none."""
+        if not len(self.held):
+            return None
+        return evaluation_loss(self.model, sft, self.held, self.feed, self.recipe.training.evaluation_max_rows)
+
+    def save_adapter(self, folder: Path) -> None:
+        """Writes the adapter in PEFT's format."""
+        save_adapter(self.model, folder, self.recipe.model.name)
+
+    def write_probes(self, folder: Path) -> None:
+        """Answers the probe questions in the run's dtype and in float32, and writes everything down."""
+        self.attention_switch.off(self.model)
+        questions = [messages[:-1] for messages in self.prepared.probe_rows()]
+        stops = stop_ids(self.tokenizer, generation_defaults(self.base))
+        longest = self.recipe.evaluation.max_new_tokens if self.recipe.evaluation else 64
+        self.model.eval()
+        by_dtype = {}
+        for dtype in dict.fromkeys((self.dtype, torch.float32)):
+            model = self.model if dtype == self.dtype else self.model.to(dtype)
+            engine = TransformersEngine(model, self.tokenizer, stops)
+            by_dtype[str(dtype).removeprefix("torch.")] = expect(engine, questions, longest)
+        write_probes(folder, self.tokenizer, stops, questions, longest, by_dtype)
+
+
+def make_schedule(training: TrainingSection, num_steps: int) -> schedules.Schedule:
+    """The learning rate by step."""
+    chosen = training.schedule
+    if isinstance(chosen, ConstantSchedule):
+        return schedules.constant(num_steps, training.learning_rate, chosen.warmup_share)
+    return schedules.three_phase(
+        num_steps, training.learning_rate, chosen.warmup_share, chosen.floor_share, chosen.floor_learning_rate
+    )

@@ -1,0 +1,100 @@
+"""A finished run, opened for those who use it: evaluation, export, serving."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from danlu.adapters.lora import load_adapter
+from danlu.data.records import Messages
+from danlu.data.run import EVALUATION_ROWS, read_conversations
+from danlu.data.template import stop_ids
+from danlu.engines.transformers_engine import TransformersEngine
+from danlu.errors import Fault, FolderError, ModelError
+from danlu.models.folder import weight_files
+from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base
+from danlu.models.source import find_model
+from danlu.models.tokenizer import load_tokenizer
+from danlu.recipe import Recipe, load_recipe
+from danlu.runs import MANIFEST, file_hash, read_manifest
+
+RECIPE = "recipe.resolved.yaml"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A run folder whose recipe was read.
+
+    Attributes:
+        folder: the run folder.
+        recipe: as it was resolved for the run.
+        about: the manifest; empty for a run that was stopped before its end.
+    """
+
+    folder: Path
+    recipe: Recipe
+    about: dict[str, Any]
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the run computes in on this machine."""
+        return choose_dtype(self.recipe.model.dtype, choose_device())
+
+    def base_folder(self) -> Path:
+        """The base model's folder, proven to hold the weights that the run was trained on.
+
+        Raises:
+            ModelError: it can't be found, or its weights changed.
+        """
+        folder = find_model(self.recipe.model.name, self.recipe.model.revision)
+        expected = self.about.get("base_sha256")
+        if expected and base_hash(folder) != expected:
+            raise ModelError(
+                Fault(
+                    "the base's weights are not those that this run was trained on",
+                    str(folder),
+                    f"SHA-256 {expected}",
+                    "restore the base, or train again on the new one",
+                )
+            )
+        return folder
+
+    def engine(self, dtype: torch.dtype) -> TransformersEngine:
+        """Base and adapter, ready to answer with either."""
+        folder = self.base_folder()
+        tokenizer = load_tokenizer(folder)
+        model = load_adapter(load_base(folder, dtype), self.folder / "adapter")
+        batch_size = self.recipe.evaluation.batch_size if self.recipe.evaluation else 16
+        return TransformersEngine(model, tokenizer, stop_ids(tokenizer, generation_defaults(folder)), batch_size)
+
+    def evaluation_rows(self) -> list[Messages]:
+        """The held-out conversations, each with its reference answer last."""
+        return read_conversations(self.folder / EVALUATION_ROWS)
+
+
+def open_run(folder: str | Path, allow_stopped: bool = False) -> TrainedRun:
+    """Opens a run folder.
+
+    Args:
+        folder: written by `danlu train`.
+        allow_stopped: also open a run that was stopped early but has its adapter.
+
+    Raises:
+        FolderError: it is no run folder, or not complete.
+    """
+    folder = Path(folder)
+    if allow_stopped and (folder / "adapter").is_dir() and not (folder / MANIFEST).is_file():
+        return TrainedRun(folder, load_recipe(folder / RECIPE).recipe, {})
+    about = read_manifest(folder, "run")
+    if not (folder / RECIPE).is_file():
+        raise FolderError(Fault(f"the run has no {RECIPE}", str(folder), hint="name a folder that `danlu train` wrote"))
+    return TrainedRun(folder, load_recipe(folder / RECIPE).recipe, about)
+
+
+def base_hash(folder: Path) -> str:
+    """SHA-256 over the hashes of a model's weight files, in order of name."""
+    return hashlib.sha256("".join(file_hash(path) for path in weight_files(folder)).encode()).hexdigest()
