@@ -46,7 +46,7 @@ def quickstart(overrides: tuple[str, ...], as_json: bool) -> None:
     _finish(result, as_json, "" if as_json else summary(result))
 
 
-@cli.group()
+@cli.group(no_args_is_help=False)
 def recipe() -> None:
     """Check a recipe, or show it with every default."""
 
@@ -175,7 +175,7 @@ def _fail(error: DanluError, as_json: bool) -> int:
 
 def main(arguments: list[str] | None = None) -> None:
     """Runs a command and exits with its status: 0 done, 1 gate or work failed, 2 input wrong, 130 stopped."""
-    words = sys.argv[1:] if arguments is None else arguments
+    words = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
     as_json = "--json" in words
     try:
         cli.main(args=words, standalone_mode=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import time
 from collections.abc import Iterable
@@ -36,10 +37,10 @@ def create_folder(folder: Path, purpose: str, key: str) -> Path:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise FolderError(
                 Fault(
-                    f"the {purpose} exists and is not empty",
+                    f"the {purpose} exists and is {'not empty' if folder.is_dir() else 'a file'}",
                     str(folder),
                     "a folder that is new or empty; nothing is overwritten",
-                    f"choose another with {key}, or remove it: rm -r {folder}",
+                    f"choose another with {key}, or remove it: rm -r {shlex.quote(str(folder))}",
                 )
             )
         folder.mkdir(parents=True, exist_ok=True)
@@ -53,7 +54,7 @@ def create_folder(folder: Path, purpose: str, key: str) -> Path:
 def next_free_folder(folder: Path) -> Path:
     """`folder`, or `folder-2`, `folder-3`, ...: the first that is new or empty."""
     candidate, number = folder, 1
-    while candidate.exists() and (not candidate.is_dir() or any(candidate.iterdir())):
+    while os.path.exists(candidate) and (not candidate.is_dir() or any(candidate.iterdir())):
         number += 1
         candidate = folder.with_name(f"{folder.name}-{number}")
     return candidate
@@ -66,7 +67,7 @@ def require_disk(folder: Path, needed_bytes: int, purpose: str) -> None:
         ResourceError: fewer than `needed_bytes` bytes are free where `folder` is or will be.
     """
     place = folder
-    while not place.exists():
+    while not os.path.exists(place):  # Path.exists() raises for a name that is too long
         place = place.parent
     free_bytes = shutil.disk_usage(place).free
     if free_bytes < needed_bytes:
@@ -82,11 +83,14 @@ def require_disk(folder: Path, needed_bytes: int, purpose: str) -> None:
 def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all: aside, synced, renamed."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with aside.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -121,7 +125,7 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     Raises:
         FolderError: the folder is missing, incomplete, or of another kind.
     """
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise FolderError(Fault("no such folder", str(folder), f"a {kind} folder", "check the path"))
     path = folder / MANIFEST
     if not path.is_file():
@@ -139,6 +143,6 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         raise FolderError(Fault("the manifest can't be read", str(path), hint="make the folder anew")) from error
     if found != kind:
         raise FolderError(
-            Fault(f"this is a {found} folder, not a {kind} folder", str(folder), hint=f"name a {kind} folder")
+            Fault(f"this is not a {kind} folder but a {found} one", str(folder), hint=f"name a {kind} folder")
         )
     return manifest

@@ -11,7 +11,15 @@ from danlu.errors import Fault, FolderError
 from danlu.models.quiet import quiet_transformers
 
 
-def add_lora(model: Any, rank: int, alpha: float, dropout: float, target_modules: Sequence[str], seed: int) -> Any:
+def add_lora(
+    model: Any,
+    rank: int,
+    alpha: float,
+    dropout: float,
+    target_modules: Sequence[str],
+    seed: int,
+    layers_to_transform: Sequence[int] | None = None,
+) -> Any:
     """Puts a fresh LoRA on every chosen module; the base is frozen, the adapter is float32.
 
     Args:
@@ -21,6 +29,7 @@ def add_lora(model: Any, rank: int, alpha: float, dropout: float, target_modules
         dropout: on the adapter's input.
         target_modules: from `resolve_targets`.
         seed: of A's initial values; B starts at zero, so the model first answers as its base.
+        layers_to_transform: indices of the layers that get one; None for all.
 
     Returns:
         PEFT's wrapped model.
@@ -34,6 +43,7 @@ def add_lora(model: Any, rank: int, alpha: float, dropout: float, target_modules
         lora_alpha=alpha,
         lora_dropout=dropout,
         target_modules=list(target_modules),
+        layers_to_transform=list(layers_to_transform) if layers_to_transform is not None else None,
         bias="none",
     )
     torch.manual_seed(seed)
@@ -52,7 +62,8 @@ def save_adapter(model: Any, folder: Path, base_name: str) -> None:
     for config in model.peft_config.values():
         config.base_model_name_or_path = base_name
     with quiet_transformers():
-        model.save_pretrained(folder, safe_serialization=True)
+        # The base is frozen, so its embeddings are never saved; asking PEFT to decide makes it look the base up on a hub.
+        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
@@ -78,7 +89,27 @@ def load_adapter(model: Any, folder: Path) -> Any:
                     "name the base it was trained on in model.name",
                 )
             ) from error
+    _require_all_tensors(tuned, folder)
     return tuned.eval()
+
+
+def _require_all_tensors(tuned: Any, folder: Path) -> None:
+    """Requires that file and model have the same adapter tensors; PEFT itself passes over those of other layers."""
+    from peft import get_peft_model_state_dict
+    from safetensors import safe_open
+
+    with safe_open(folder / "adapter_model.safetensors", "pt") as stream:
+        saved = set(stream.keys())
+    odd = sorted(saved ^ set(get_peft_model_state_dict(tuned, save_embedding_layers=False)))
+    if odd:
+        raise FolderError(
+            Fault(
+                f"the adapter does not fit this base: {len(odd)} tensors are only in one of them, first {odd[0]}",
+                str(folder),
+                "an adapter that was trained on this base",
+                "name the base it was trained on in model.name",
+            )
+        )
 
 
 def check_adapter_folder(folder: Path) -> None:

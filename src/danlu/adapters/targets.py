@@ -37,6 +37,24 @@ def skeleton(folder: Path) -> Any:
             ) from error
 
 
+def require_layers(model: Any, layers: Sequence[int] | None) -> None:
+    """Requires that every layer index exists.
+
+    Raises:
+        RecipeError: one is past the model's last layer.
+    """
+    count = model.config.get_text_config().num_hidden_layers
+    if layers is not None and max(layers) >= count:
+        raise RecipeError(
+            Fault(
+                f"the model has no layer {max(layers)}",
+                "adapter.layers_to_transform",
+                f"0 to {count - 1}",
+                "name layers that the model has, or leave the key out for all of them",
+            )
+        )
+
+
 def resolve_targets(model: Any, target_modules: str | Sequence[str], rank: int) -> list[str]:
     """The module names (last parts) an adapter goes on.
 

@@ -69,17 +69,17 @@ class Ledger:
             DataError: with the first dropped rows and their reasons.
         """
         total = self.read + self.added
-        if self.kept and self.dropped <= max_dropped_share * total:
+        if self.kept and self.dropped / total <= max_dropped_share:
             return
         faults = [Fault(entry["reason"], entry["where"]) for entry in self.entries[:_SHOWN_FAULTS]]
         unknown = any(entry["reason"].startswith("unknown format") for entry in self.entries)
         faults.append(
             Fault(
-                f"{self.dropped} of {total} rows would be dropped ({self.dropped / total:.1%})"
+                f"{self.dropped} of {total} rows would be dropped ({self.dropped / max(total, 1):.1%})"
                 + (", all of them" if not self.kept else "")
                 + self._reasons(),
                 "data.train, data.evaluation",
-                known_formats() if unknown else f"at most data.max_dropped_share = {max_dropped_share:.0%}",
+                known_formats() if unknown else f"at most data.max_dropped_share = {max_dropped_share:g}",
                 "mend the rows listed above, or raise data.max_dropped_share if they are not wanted",
             )
         )

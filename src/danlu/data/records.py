@@ -52,7 +52,8 @@ def to_messages(value: Any) -> tuple[str, Messages]:
     for form in FORMATS:
         if all(key in value for key in form.keys):
             return form.name, _checked(form.convert(value))
-    raise RowFault(f"unknown format: keys {', '.join(sorted(map(str, value))[:8]) or '(none)'}")
+    keys = [" ".join(key.split())[:40] for key in sorted(value)[:8]]
+    raise RowFault(f"unknown format: keys {', '.join(keys) or '(none)'}")
 
 
 def known_formats() -> str:
@@ -65,6 +66,10 @@ def _text(value: Any, key: str) -> str:
         return ""
     if not isinstance(value, str):
         raise RowFault(f"`{key}` is not text but {type(value).__name__}")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise RowFault(f"`{key}` holds half a character (a lone surrogate) at position {error.start}") from error
     return value
 
 
@@ -78,7 +83,8 @@ def _pair(question_key: str, answer_key: str) -> Callable[[dict[str, Any]], Mess
 def _alpaca(row: dict[str, Any]) -> Messages:
     question = _text(row["instruction"], "instruction")
     extra = _text(row.get("input"), "input")
-    return _conversation(row, f"{question}\n{extra}" if extra.strip() else question, _text(row["output"], "output"))
+    asked = "\n".join(part for part in (question, extra) if part.strip())
+    return _conversation(row, asked, _text(row["output"], "output"))
 
 
 def _conversation(row: dict[str, Any], question: str, answer: str) -> Messages:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,8 +38,9 @@ _NUM_PROBE_ROWS = 20
 
 def read_conversations(path: Path) -> list[Messages]:
     """The conversations of a rows file, each ending with its reference answer; none if there is no file."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    return [json.loads(line)["messages"] for line in lines]
+    # Not splitlines(): answers may hold U+2028 and the like, which JSON leaves as they are.
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    return [json.loads(line)["messages"] for line in lines if line]
 
 
 @dataclass(frozen=True)
@@ -138,13 +140,13 @@ def require_files(loaded: LoadedRecipe) -> tuple[list[Path], list[Path]]:
     held = [loaded.find(name) for name in data.evaluation] if isinstance(data.evaluation, tuple) else []
     missing = [
         Fault(
-            "no such data file",
+            "this is a folder, not a data file" if os.path.isdir(path) else "no such data file",
             str(path),
-            "a path from here, or from beside the recipe",
+            "a file's path from here, or from beside the recipe",
             "check data.train and data.evaluation",
         )
         for path in [*train, *held]
-        if not path.is_file()
+        if not os.path.isfile(path)
     ]
     if missing:
         raise DataError(*missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,7 +44,14 @@ def read_rows(path: Path) -> list[Row]:
     text = _read_text(path)
     start = text.lstrip()[:1]
     if not start:
-        raise DataError(Fault("the file is empty", str(path), "one JSON object per line, or one JSON list"))
+        raise DataError(
+            Fault(
+                "the file is empty",
+                str(path),
+                "one JSON object per line, or one JSON list",
+                "put the rows in, or take the file out of the recipe",
+            )
+        )
     if start == "[":
         return _read_list(path, text)
     if start == "{":
@@ -66,12 +74,13 @@ def _read_text(path: Path) -> str:
             Fault("no such data file", str(path), hint="paths are taken from here, then from beside the recipe")
         ) from error
     except UnicodeDecodeError as error:
+        encoding = "UTF-16" if error.object[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE) else "GB18030"
         raise DataError(
             Fault(
                 f"not UTF-8: byte {error.start} is 0x{error.object[error.start]:02x}",
                 str(path),
                 "UTF-8",
-                f"convert it, for example: iconv -f GB18030 -t UTF-8 {path.name} > utf8.jsonl",
+                f"convert it; if it is {encoding}: iconv -f {encoding} -t UTF-8 {path.name} > utf8{path.suffix}",
             )
         ) from error
     except OSError as error:
@@ -81,18 +90,20 @@ def _read_text(path: Path) -> str:
 def _read_list(path: Path, text: str) -> list[Row]:
     try:
         values = json.loads(text)
-    except ValueError as error:
-        line = getattr(error, "lineno", "?")
+    except (ValueError, RecursionError) as error:
+        place = f"{path}:{error.lineno}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else str(path)
         raise DataError(
             Fault(
-                f"this is not JSON: {error}",
-                f"{path}:{line}",
-                "one JSON list of objects",
-                "the file may be cut off: compare its end with the original",
+                f"this is not JSON: {_problem(error)}",
+                place,
+                "one JSON list of objects, and nothing after it",
+                "mend that place; if it is the end, the file was cut off: compare it with the original",
             )
         ) from error
     if not values:
-        raise DataError(Fault("the list has no rows", str(path), "one JSON list of objects"))
+        raise DataError(
+            Fault("the list has no rows", str(path), "one JSON list of objects", "take the file out of the recipe")
+        )
     return [Row(value, path, index, "row") for index, value in enumerate(values, 1)]
 
 
@@ -104,14 +115,14 @@ def _read_lines(path: Path, text: str) -> list[Row]:
             continue
         try:
             rows.append(Row(json.loads(line), path, number))
-        except ValueError as error:
-            message = getattr(error, "msg", str(error))
-            faults.append(Fault(f"this line is not JSON: {message}", f"{path}:{number}"))
+        except (ValueError, RecursionError) as error:
+            faults.append(Fault(f"this line is not JSON: {_problem(error)}", f"{path}:{number}"))
     if faults and not rows and text.lstrip().startswith("{"):
         faults = _one_object_faults(path, text) or faults
     if faults:
         shown = faults[:_SHOWN_FAULTS]
-        more = f"; {len(faults) - len(shown)} more bad lines follow" if len(faults) > len(shown) else ""
+        rest = len(faults) - len(shown)
+        more = f"; {rest} more bad {'line follows' if rest == 1 else 'lines follow'}" if rest else ""
         last = shown[-1]
         shown[-1] = Fault(
             last.what + more,
@@ -123,11 +134,17 @@ def _read_lines(path: Path, text: str) -> list[Row]:
     return rows
 
 
+def _problem(error: ValueError | RecursionError) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return error.msg
+    return "it is nested too deeply" if isinstance(error, RecursionError) else "a number has too many digits"
+
+
 def _one_object_faults(path: Path, text: str) -> list[Fault]:
     """A single object spread over many lines deserves its own message."""
     try:
         json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return []
     return [
         Fault(

@@ -104,16 +104,18 @@ def _answer(tokenizer: Any, messages: Messages, index: int) -> tuple[list[int], 
     after = render(tokenizer, messages[: index + 1], ask=False)
     marked = render(tokenizer, [*messages[:index], {"role": "assistant", "content": _MARK}], ask=False)
     head, found, tail = marked.partition(_MARK)
-    if not found or not head.startswith(before):
+    if not found or not head.startswith(before) or not after.startswith(before):
         raise RowFault("the chat template writes an asked-for answer differently from a given one")
-    text = after[len(head) : len(after) - len(tail)]
-    if not (after.startswith(head) and after.endswith(tail) and text.strip() == messages[index]["content"].strip()):
+    lead = head[len(before) :]  # what the template puts before an answer: a space, or a think block if there is none
+    text = after[len(before) : len(after) - len(tail)]
+    content = messages[index]["content"].strip()
+    if not after.endswith(tail) or content not in (text.strip(), text.removeprefix(lead).strip()):
         raise RowFault("the chat template changes the answer's text")
     special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
     end = next((token for token in _tokenize(tokenizer, tail) if token in special), None)
     if end is None:
         raise RowFault("the chat template ends answers with no special token, so generation could not stop")
-    return _tokenize(tokenizer, before), [*_tokenize(tokenizer, head[len(before) :] + text), end]
+    return _tokenize(tokenizer, before), [*_tokenize(tokenizer, text), end]
 
 
 def _tokenize(tokenizer: Any, text: str) -> list[int]:

@@ -15,6 +15,26 @@ from danlu.engines.interface import Answer, Sampling
 from danlu.models.quiet import quiet_transformers
 
 
+class _Pieces:
+    """Passes generated tokens on to a text streamer, but no stop token; generation ends once nobody listens."""
+
+    def __init__(self, streamer: Any, stop_ids: Sequence[int]) -> None:
+        self.streamer = streamer
+        self.stop_ids = stop_ids
+        self.abandoned = False
+
+    def put(self, ids: torch.Tensor) -> None:
+        """Takes the prompt first, then token by token."""
+        if self.abandoned:
+            raise InterruptedError("the reader of the answer has left")
+        if self.streamer.next_tokens_are_prompt or int(ids[-1]) not in self.stop_ids:
+            self.streamer.put(ids)
+
+    def end(self) -> None:
+        """The answer is complete."""
+        self.streamer.end()
+
+
 class TransformersEngine:
     """See `danlu.engines.interface.Engine`.
 
@@ -56,15 +76,18 @@ class TransformersEngine:
 
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
         ids = torch.tensor([prompt_ids(self.tokenizer, messages)], device=self.model.device)
+        pieces = _Pieces(streamer, self.stop_ids)
         failure: list[BaseException] = []
 
         def work() -> None:
             try:
+                if sampling.temperature > 0:
+                    torch.manual_seed(sampling.seed)
                 with self._adapter(tuned), torch.inference_mode(), quiet_transformers():
                     self.model.generate(
                         input_ids=ids,
                         attention_mask=torch.ones_like(ids),
-                        streamer=streamer,
+                        streamer=pieces,
                         generation_config=self._config(sampling),
                     )
             except BaseException as error:  # noqa: BLE001 - a thread's edge; raised again in the caller's thread
@@ -73,8 +96,11 @@ class TransformersEngine:
 
         thread = Thread(target=work, daemon=True)
         thread.start()
-        yield from streamer
-        thread.join()
+        try:
+            yield from streamer
+        finally:
+            pieces.abandoned = True
+            thread.join()
         if failure:
             raise failure[0]
 

@@ -11,6 +11,7 @@ from typing import Any
 from danlu.data.records import Messages
 from danlu.data.template import label
 from danlu.engines.interface import Answer, Sampling
+from danlu.engines.transformers_engine import TransformersEngine
 from danlu.errors import Fault, FolderError
 from danlu.evaluation.report import write_report
 from danlu.evaluation.tasks import TaskResult, run_task
@@ -18,9 +19,14 @@ from danlu.recipe.schema import EvaluationSection
 from danlu.runs import create_folder, next_free_folder, write_json, write_manifest
 from danlu.tracking.metrics import read_metrics
 from danlu.tracking.progress import progress
+from danlu.training.attention import choose_attention
+from danlu.training.feed import to_batches
+from danlu.training.loop import mean_loss
+from danlu.training.objectives import sft
 from danlu.training.trained import TrainedRun, open_run
 
 MODELS = ("base", "tuned")
+_LOSS_TOKENS = 1024
 
 
 def run_evaluation(run_folder: str | Path, quiet: bool = False) -> dict[str, Any]:
@@ -73,31 +79,28 @@ def _judge(
     engine.batch_size = settings.batch_size
     questions = [messages[:-1] for messages in rows]
     references = [messages[-1]["content"] for messages in rows]
+    needs_loss = any(task.type == "loss" for task in settings.tasks)
+    losses = _losses(engine, rows) if needs_loss else dict.fromkeys(MODELS, math.nan)
     answers, results = {}, {}
     for model in MODELS:
         tuned = model == "tuned"
         with progress(f"answers of the {model} model", len(rows), quiet) as bar:
             answers[model] = engine.generate(questions, Sampling(settings.max_new_tokens), tuned, bar.update)
-        needs_loss = any(task.type == "loss" for task in settings.tasks)
-        loss = _loss(engine, rows, tuned) if needs_loss else math.nan
-        results[model] = [run_task(task, answers[model], references, loss) for task in settings.tasks]
+        results[model] = [run_task(task, answers[model], references, losses[model]) for task in settings.tasks]
     return answers, results
 
 
-def _loss(engine: Any, rows: list[Messages], tuned: bool) -> float:
-    """Mean cross-entropy per trained token, one document at a time, by the engine that answers."""
-    import torch
-
-    total, count = 0.0, 0
-    for document in [document for messages in rows for document in label(engine.tokenizer, messages)]:
-        start, ids = document.spans[0][0], document.ids
-        logits = engine.logits(ids[:start], ids[start:], tuned)
-        for first, last in document.spans:
-            targets = torch.tensor(ids[first:last], device=logits.device)
-            chosen = logits[first - start : last - start]
-            total += torch.nn.functional.cross_entropy(chosen, targets, reduction="sum").item()
-            count += len(targets)
-    return total / count
+def _losses(engine: TransformersEngine, rows: list[Messages]) -> dict[str, float]:
+    """Mean cross-entropy per answer token of both models, packed as in training."""
+    documents = [document for messages in rows for document in label(engine.tokenizer, messages)]
+    attention = choose_attention(engine.model, documents)
+    try:
+        batches = to_batches(documents, _LOSS_TOKENS, attention.shares_prefix, engine.model.device)
+        tuned = mean_loss(engine.model, sft, batches)
+        with engine.model.disable_adapter():
+            return {"base": mean_loss(engine.model, sft, batches), "tuned": tuned}
+    finally:
+        attention.off(engine.model)
 
 
 def _content(

@@ -76,7 +76,7 @@ def switch_on(model: Any) -> str | None:
     if not getattr(type(model), "_supports_attention_backend", False):
         return None
     config = model.config
-    if getattr(config, "sliding_window", None) or getattr(config, "attn_logit_softcapping", None):
+    if not _is_plainly_causal(config.get_text_config()):
         return None
     from transformers import AttentionInterface
     from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
@@ -86,6 +86,13 @@ def switch_on(model: Any) -> str | None:
     before: str = config._attn_implementation
     model.set_attn_implementation(NAME)
     return before
+
+
+def _is_plainly_causal(config: Any) -> bool:
+    """Whether every layer attends to all earlier tokens by plain softmax, as far as the config says."""
+    other = ("sliding_window", "attention_chunk_size", "attn_logit_softcapping")
+    layers = getattr(config, "layer_types", None) or []
+    return not any(getattr(config, name, None) for name in other) and set(layers) <= {"full_attention"}
 
 
 def switch_off(model: Any, before: str) -> None:

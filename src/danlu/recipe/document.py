@@ -27,9 +27,19 @@ class Document:
     lines: dict[KeyPath, int] = field(default_factory=dict)
     overridden: dict[KeyPath, str] = field(default_factory=dict)
 
+    def override(self, key: KeyPath, word: str) -> None:
+        """Notes that a word on the command line set this key, so that nothing at or below it is the file's."""
+        for known in (self.lines, self.overridden):
+            for path in [path for path in known if path[: len(key)] == key]:
+                del known[path]
+        self.overridden[key] = word
+
     def where(self, key: KeyPath) -> str:
         """`file:line, dotted.key`, taking the nearest ancestor's line if the key is absent."""
         dotted = dotted_key(key)
+        below = [word for path, word in self.overridden.items() if path[: len(key)] == key]
+        if below and key not in self.lines:
+            return f"command line, {below[0]}"
         for length in range(len(key), 0, -1):
             if key[:length] in self.overridden:
                 return f"command line, {self.overridden[key[:length]]}"
@@ -58,6 +68,8 @@ def read_document(path: Path) -> Document:
     text = _read_text(path)
     try:
         loaded = YAML(typ="rt").load(text)
+        document = Document(path, {})
+        document.values = plain_values(loaded, (), document.lines)
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         problem = " ".join(str(error.problem or error.context or "bad YAML").split())
@@ -70,7 +82,14 @@ def read_document(path: Path) -> Document:
             )
         ) from error
     except YAMLError as error:
-        raise RecipeError(Fault(f"this is not YAML: {error}", str(path))) from error
+        problem = str(error).splitlines()[0]
+        raise RecipeError(
+            Fault(f"this is not YAML: {problem}", str(path), hint="remove the bytes that are not text")
+        ) from error
+    except RecursionError as error:
+        raise RecipeError(
+            Fault("the recipe is nested too deeply", str(path), hint="start from a file in recipes/")
+        ) from error
     if not isinstance(loaded, dict):
         raise RecipeError(
             Fault(
@@ -80,8 +99,6 @@ def read_document(path: Path) -> Document:
                 hint="start from a file in recipes/",
             )
         )
-    document = Document(path, {})
-    document.values = _plain(loaded, (), document.lines)
     return document
 
 
@@ -104,18 +121,23 @@ def _read_text(path: Path) -> str:
         raise RecipeError(Fault(f"can't read the recipe: {error.strerror}", str(path))) from error
 
 
-def _plain(node: Any, key: KeyPath, lines: dict[KeyPath, int]) -> Any:
-    """Strips ruamel's types and notes the line of each key below `key`."""
+def plain_values(node: Any, key: KeyPath, lines: dict[KeyPath, int]) -> Any:
+    """Strips the types of ruamel's round-trip loader and notes the line of each key below `key`."""
     from ruamel.yaml.comments import CommentedMap, CommentedSeq
+    from ruamel.yaml.scalarbool import ScalarBoolean
 
     if isinstance(node, CommentedMap):
         for name in node:
-            lines[(*key, str(name))] = node.lc.key(name)[0] + 1
-        return {str(name): _plain(value, (*key, str(name)), lines) for name, value in node.items()}
+            position = (node.lc.data or {}).get(name)  # a key that came by `<<` has none
+            if position:
+                lines[(*key, str(name))] = position[0] + 1
+        return {str(name): plain_values(value, (*key, str(name)), lines) for name, value in node.items()}
     if isinstance(node, CommentedSeq):
         for index in range(len(node)):
             lines[(*key, index)] = node.lc.item(index)[0] + 1
-        return [_plain(value, (*key, index), lines) for index, value in enumerate(node)]
+        return [plain_values(value, (*key, index), lines) for index, value in enumerate(node)]
+    if isinstance(node, ScalarBoolean):  # an anchored one; it is an int to Python
+        return bool(node)
     for kind in (bool, int, float, str):
         if isinstance(node, kind):
             return kind(node)

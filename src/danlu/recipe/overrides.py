@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from danlu.errors import Fault, RecipeError
-from danlu.recipe.document import Document
+from danlu.recipe.document import Document, plain_values
 
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
@@ -35,8 +35,8 @@ def _apply(document: Document, word: str) -> Fault | None:
             "put the recipe first, then overrides; quote a value that has spaces",
         )
     try:
-        value = YAML(typ="safe", pure=True).load(text) if text.strip() else None
-    except YAMLError:
+        value = plain_values(YAML(typ="rt").load(text), (), {}) if text.strip() else None
+    except (YAMLError, RecursionError):
         return Fault(f"the value of `{word}` is not YAML", "command line", hint="quote it: key='\"text\"'")
     target: dict[str, Any] = document.values
     for depth, part in enumerate(parts[:-1]):
@@ -51,5 +51,5 @@ def _apply(document: Document, word: str) -> Fault | None:
             )
         target = below
     target[parts[-1]] = value
-    document.overridden[tuple(parts)] = word
+    document.override(tuple(parts), word)
     return None

@@ -5,13 +5,13 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Section(BaseModel):
     """A part of the recipe: frozen, strict about types, closed to unknown keys."""
 
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True)
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True, allow_inf_nan=False)
 
 
 def _compiles(pattern: str) -> str:
@@ -79,6 +79,9 @@ class LoraSection(Section):
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on the adapter's input.")
     target_modules: Literal["all-linear", "attention"] | tuple[str, ...] = Field(
         "all-linear", description="all-linear, attention, or a list of module names."
+    )
+    layers_to_transform: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
+        None, min_length=1, description="Layers that get an adapter, counted from 0; null: all of them."
     )
 
 
@@ -193,6 +196,15 @@ class EvaluationSection(Section):
     batch_size: int = Field(16, ge=1, description="Questions answered at once.")
     max_rows: int | None = Field(None, ge=1, description="Judge on the first rows only; null: on all.")
 
+    @field_validator("tasks")
+    @classmethod
+    def _names_differ(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
+        names = [getattr(task, "name", task.type) for task in tasks]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise ValueError(f"two tasks have the same name: {', '.join(twice)}")
+        return tasks
+
 
 class ExportSection(Section):
     """How the merged model is written."""
@@ -219,10 +231,3 @@ class Recipe(Section):
     evaluation: EvaluationSection | None = None
     export: ExportSection = ExportSection()
     run: RunSection = RunSection()
-
-    @model_validator(mode="after")
-    def _task_names_differ(self) -> Recipe:
-        names = [getattr(task, "name", task.type) for task in (self.evaluation.tasks if self.evaluation else ())]
-        if len(set(names)) != len(names):
-            raise ValueError("evaluation.tasks: two tasks have the same name")
-        return self

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
 from danlu.data.store import Store
+from danlu.data.template import Document
 from danlu.training.feed import to_batches
 from danlu.training.objectives import sft
 
@@ -45,7 +47,7 @@ class KernelAttention:
         packed_attention.switch_off(model.get_base_model(), self.before)
 
 
-def choose_attention(model: Any, store: Store) -> PlainAttention | KernelAttention:
+def choose_attention(model: Any, store: Store | Sequence[Document]) -> PlainAttention | KernelAttention:
     """Switches the packed kernel on if the model takes it and its loss on a real pack equals the plain path's."""
     try:
         from danlu.kernels import packed_attention

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from danlu.data.packing import pack, split_into_packs
 from danlu.data.store import Store
 from danlu.data.template import Document
+from danlu.training.frozen import FrozenLayers
 from danlu.training.objectives import Batch, to_batch
 
 
@@ -26,6 +27,7 @@ class Feed:
         share_prefix: compute a pack's common prefix once.
         device: where batches are put.
         max_steps: fewer steps than the epochs have, or None.
+        frozen: computes the layers below the first trained one, once per document; or None.
     """
 
     store: Store
@@ -36,6 +38,7 @@ class Feed:
     share_prefix: bool
     device: torch.device
     max_steps: int | None = None
+    frozen: FrozenLayers | None = None
 
     @property
     def num_steps(self) -> int:
@@ -57,7 +60,11 @@ class Feed:
 
     def batches(self, step: int) -> list[Batch]:
         """The micro-batches of a step, counted from 0."""
-        return to_batches(self.documents(step), self.micro_batch_tokens, self.share_prefix, self.device)
+        return self.pack(self.documents(step))
+
+    def pack(self, documents: list[Document]) -> list[Batch]:
+        """Any documents as micro-batches, packed as the run's are."""
+        return to_batches(documents, self.micro_batch_tokens, self.share_prefix, self.device, self.frozen)
 
     def _order(self, epoch: int) -> list[int]:
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
@@ -65,7 +72,19 @@ class Feed:
         return order
 
 
-def to_batches(documents: list[Document], max_tokens: int, share_prefix: bool, device: torch.device) -> list[Batch]:
-    """Packs documents into micro-batches on a device."""
-    groups = split_into_packs(documents, max_tokens, share_prefix)
-    return [to_batch(pack(group, share_prefix), device) for group in groups]
+def to_batches(
+    documents: list[Document],
+    max_tokens: int,
+    share_prefix: bool,
+    device: torch.device,
+    frozen: FrozenLayers | None = None,
+) -> list[Batch]:
+    """Packs documents into micro-batches on a device; with `frozen`, as states that enter the first trained layer."""
+    batches = []
+    for group in split_into_packs(documents, max_tokens, share_prefix):
+        packed = pack(group, share_prefix)
+        batch = to_batch(packed, device)
+        if frozen is not None:
+            batch = replace(batch, states=frozen.states(group, packed, batch.layout))
+        batches.append(batch)
+    return batches

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from danlu.data.store import Store
 from danlu.errors import Fault, WorkError
 from danlu.training.backends import Backend
-from danlu.training.feed import Feed, to_batches
-from danlu.training.objectives import Objective
+from danlu.training.feed import Feed
+from danlu.training.objectives import Batch, Objective
 from danlu.training.schedules import Schedule
 
 
@@ -72,14 +71,12 @@ def train(
         yield Step(index + 1, loss_sum / weight, schedule(index), norm, tokens, int(weight), seconds)
 
 
-def evaluation_loss(model: Any, objective: Objective, store: Store, feed: Feed, max_rows: int | None = None) -> float:
-    """Mean loss per trained token over a store, or over `max_rows` of its documents spread evenly."""
-    count = min(len(store), max_rows or len(store))
-    documents = [store[place * len(store) // count] for place in range(count)]
+def mean_loss(model: Any, objective: Objective, batches: Iterable[Batch]) -> float:
+    """Mean loss per unit of weight over batches, in evaluation mode and without gradients."""
     model.eval()
     loss_sum, weight = 0.0, 0.0
     with torch.inference_mode():
-        for batch in to_batches(documents, feed.micro_batch_tokens, feed.share_prefix, feed.device):
+        for batch in batches:
             loss, batch_weight = objective(model, batch)
             loss_sum += loss.item()
             weight += batch_weight

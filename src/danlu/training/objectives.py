@@ -25,6 +25,8 @@ class Batch:
         target_ids: `[N]` what is to be predicted.
         layout: `gather` `[D, L]` and `scatter` `[T]` for the packed attention, or nothing.
         num_tokens: tokens of the documents.
+        states: `[1, T, hidden_size]` that enter the first trained layer, where the layers below it are not
+            computed again (see `danlu.training.frozen`); else None.
     """
 
     ids: torch.Tensor
@@ -33,6 +35,7 @@ class Batch:
     target_ids: torch.Tensor
     layout: dict[str, torch.Tensor]
     num_tokens: int
+    states: torch.Tensor | None = None
 
 
 class Objective(Protocol):
@@ -66,8 +69,9 @@ def sft(model: Any, batch: Batch) -> tuple[torch.Tensor, float]:
 
     Logits are made for the predicting positions only.
     """
+    inputs = {"input_ids": batch.ids} if batch.states is None else {"inputs_embeds": batch.states}
     output = model(
-        input_ids=batch.ids,
+        **inputs,
         position_ids=batch.positions,
         use_cache=False,
         logits_to_keep=batch.target_positions,

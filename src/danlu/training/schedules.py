@@ -7,6 +7,8 @@ from collections.abc import Callable
 
 Schedule = Callable[[int], float]
 
+_ROUNDING = 1e-9  # 0.07·100 is a little above 7 in floating point, 0.29·100 a little below 29
+
 
 def three_phase(num_steps: int, peak: float, warmup_share: float, floor_share: float, floor: float) -> Schedule:
     """Linear warm-up, cosine (arXiv 1608.03983 without restarts), then a held floor.
@@ -22,8 +24,8 @@ def three_phase(num_steps: int, peak: float, warmup_share: float, floor_share: f
         floor_share: f/n, rounded down.
         floor: rate of the last phase; never above `peak`.
     """
-    warmup = math.ceil(warmup_share * num_steps)
-    last = num_steps - math.floor(floor_share * num_steps)
+    warmup = _rounded_up(warmup_share * num_steps)
+    last = num_steps - math.floor(floor_share * num_steps + _ROUNDING)
     floor = min(floor, peak)
 
     def rate(step: int) -> float:
@@ -39,5 +41,9 @@ def three_phase(num_steps: int, peak: float, warmup_share: float, floor_share: f
 
 def constant(num_steps: int, peak: float, warmup_share: float) -> Schedule:
     """Linear warm-up over `warmup_share` of the steps (rounded up), then `peak`."""
-    warmup = math.ceil(warmup_share * num_steps)
+    warmup = _rounded_up(warmup_share * num_steps)
     return lambda step: peak * min(1.0, (step + 1) / warmup) if warmup else peak
+
+
+def _rounded_up(steps: float) -> int:
+    return math.ceil(steps - _ROUNDING)

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from danlu.adapters.lora import add_lora, parameter_counts, save_adapter
-from danlu.adapters.targets import resolve_targets, skeleton
+from danlu.adapters.targets import require_layers, resolve_targets, skeleton
 from danlu.data.run import EVALUATION, TRAIN, Prepared
 from danlu.data.template import stop_ids
 from danlu.engines.transformers_engine import TransformersEngine
@@ -21,7 +21,8 @@ from danlu.training.attention import choose_attention
 from danlu.training.backends import SingleProcess
 from danlu.training.environment import describe_environment
 from danlu.training.feed import Feed
-from danlu.training.loop import Step, evaluation_loss, train
+from danlu.training.frozen import choose_frozen
+from danlu.training.loop import Step, mean_loss, train
 from danlu.training.objectives import sft
 from danlu.training.probes import expect, write_probes
 from danlu.training.trained import base_hash
@@ -42,7 +43,9 @@ class Session:
 
     def __init__(self, recipe: Recipe, base: Path, tokenizer: Any, prepared: Prepared) -> None:
         adapter, training = recipe.adapter, recipe.training
-        targets = resolve_targets(skeleton(base), adapter.target_modules, adapter.rank)
+        shape = skeleton(base)
+        targets = resolve_targets(shape, adapter.target_modules, adapter.rank)
+        require_layers(shape, adapter.layers_to_transform)
         self.recipe, self.base, self.tokenizer, self.prepared = recipe, base, tokenizer, prepared
         device = choose_device()
         self.dtype = choose_dtype(recipe.model.dtype, device)
@@ -54,12 +57,14 @@ class Session:
             adapter.dropout,
             targets,
             recipe.run.seed,
+            adapter.layers_to_transform,
         )
         self.environment = describe_environment(self.dtype)
         self.held = prepared.store(EVALUATION)
         train_store = prepared.store(TRAIN)
         self.attention_switch = choose_attention(self.model, train_store)
         self.attention = self.attention_switch.name
+        self.frozen = choose_frozen(self.model, [train_store, self.held], self.attention_switch.shares_prefix)
         self.feed = Feed(
             train_store,
             training.num_epochs,
@@ -69,6 +74,7 @@ class Session:
             self.attention_switch.shares_prefix,
             device,
             training.max_steps,
+            self.frozen,
         )
         optimizer = torch.optim.AdamW(
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
@@ -78,6 +84,11 @@ class Session:
         )
         self.backend = SingleProcess(self.model.parameters(), optimizer)
 
+    @property
+    def trained(self) -> Any:
+        """What the loop calls: the model, or the part of it above the frozen layers."""
+        return self.frozen or self.model
+
     def describe(self) -> str:
         """What is about to run, in a few words."""
         trainable, total = parameter_counts(self.model)
@@ -85,6 +96,7 @@ class Session:
             f"{trainable:,} of {total:,} parameters trained ({trainable / total:.2%}), "
             f"{len(self.feed.store)} documents, {self.feed.num_steps} steps, "
             f"{str(self.dtype).removeprefix('torch.')}, {self.attention} attention"
+            + (f", layers below {self.frozen.first} computed once" if self.frozen else "")
         )
 
     def steps(self) -> Iterator[Step]:
@@ -92,13 +104,15 @@ class Session:
         torch.manual_seed(self.recipe.run.seed)
         training = self.recipe.training
         schedule = make_schedule(training, self.feed.num_steps)
-        return train(self.model, sft, self.feed, self.backend, schedule, training.max_gradient_norm)
+        return train(self.trained, sft, self.feed, self.backend, schedule, training.max_gradient_norm)
 
     def evaluation_loss(self) -> float | None:
         """Mean loss per answer token of held-out rows; None if there are none."""
         if not len(self.held):
             return None
-        return evaluation_loss(self.model, sft, self.held, self.feed, self.recipe.training.evaluation_max_rows)
+        count = min(len(self.held), self.recipe.training.evaluation_max_rows or len(self.held))
+        documents = [self.held[place * len(self.held) // count] for place in range(count)]
+        return mean_loss(self.trained, sft, self.feed.pack(documents))
 
     def save_adapter(self, folder: Path) -> None:
         """Writes the adapter in PEFT's format."""

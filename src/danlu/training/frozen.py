@@ -1,0 +1,151 @@
+"""Layers below the first trained one never change: their output is computed once per document and kept.
+
+If an adapter leaves the lowest k layers alone (`adapter.layers_to_transform`) and nothing is dropped out there, the
+states that enter layer k are the same in every epoch. They are kept in memory, by document, and later epochs start
+at layer k. This is exact; it is proven on a real pack before it is used, and left out where it would not fit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import psutil
+import torch
+
+from danlu.data.packing import Pack, pack, shared_prefix
+from danlu.data.store import Store
+from danlu.data.template import Document
+from danlu.training.objectives import sft, to_batch
+
+_MEMORY_SHARE = 0.1
+_LAYER = re.compile(r"\.layers\.(\d+)\.")
+
+
+class _Reached(Exception):  # noqa: N818 - ends a forward pass early, on purpose
+    """The first trained layer was reached; its input is in `states`."""
+
+    def __init__(self, states: torch.Tensor) -> None:
+        self.states = states
+
+
+class FrozenLayers:
+    """A model seen from its first trained layer up.
+
+    Args:
+        model: PEFT's wrapped model.
+        first: index k of the first trained layer, at least 1.
+    """
+
+    def __init__(self, model: Any, first: int) -> None:
+        self.model, self.first = model, first
+        self._decoder = model.get_base_model().get_decoder()
+        self._layers: torch.nn.ModuleList = self._decoder.layers
+        self._kept: dict[tuple[int, ...], torch.Tensor] = {}
+
+    def __call__(self, **inputs: Any) -> Any:
+        """The model's forward pass from layer k, given the states that enter it as `inputs_embeds`."""
+        with self._only(self._layers[self.first :]):
+            return self.model(**inputs)
+
+    def train(self) -> None:
+        """Training mode."""
+        self.model.train()
+
+    def eval(self) -> None:
+        """Evaluation mode."""
+        self.model.eval()
+
+    def states(self, documents: Sequence[Document], packed: Pack, layout: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The states that enter layer k for a pack of these documents.
+
+        Returns:
+            `[1, T, hidden_size]`; computed if a document is new, else put together from what was kept.
+        """
+        prefix = shared_prefix(documents) if packed.gather else 0
+        if any(document.ids not in self._kept for document in documents):
+            states = self._compute(packed, layout)
+            self._keep(documents, prefix, states)
+            return states
+        kept = [self._kept[document.ids] for document in documents]
+        return torch.cat([kept[0][:prefix], *(states[prefix:] for states in kept)]).unsqueeze(0)
+
+    def _compute(self, packed: Pack, layout: dict[str, torch.Tensor]) -> torch.Tensor:
+        def stop(_module: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
+            raise _Reached(positional[0] if positional else named["hidden_states"])
+
+        device = next(self.model.parameters()).device
+        ids, positions = (torch.tensor([values], device=device) for values in (packed.ids, packed.positions))
+        hook = self._layers[self.first].register_forward_pre_hook(stop, with_kwargs=True)
+        try:
+            with torch.no_grad():
+                self._decoder(input_ids=ids, position_ids=positions, use_cache=False, **layout)
+        except _Reached as reached:
+            return reached.states.detach()
+        finally:
+            hook.remove()
+        raise RuntimeError(f"layer {self.first} was not reached")
+
+    def _keep(self, documents: Sequence[Document], prefix: int, states: torch.Tensor) -> None:
+        offset = prefix
+        for document in documents:
+            length = len(document.ids) - prefix
+            own = states[0, offset : offset + length]
+            self._kept[document.ids] = torch.cat([states[0, :prefix], own])
+            offset += length
+
+    @contextlib.contextmanager
+    def _only(self, layers: torch.nn.ModuleList) -> Iterator[None]:
+        self._decoder.layers = layers
+        try:
+            yield
+        finally:
+            self._decoder.layers = self._layers
+
+
+def first_trained_layer(model: Any) -> int:
+    """Index of the lowest layer with a trained parameter; 0 if something outside the layers is trained."""
+    layers = []
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            found = _LAYER.search(name)
+            layers.append(int(found.group(1)) if found else 0)
+    return min(layers, default=0)
+
+
+def choose_frozen(model: Any, stores: Sequence[Store], share_prefix: bool) -> FrozenLayers | None:
+    """The model from its first trained layer up, if there is anything below it, it fits, and it gives the same loss.
+
+    Args:
+        model: PEFT's wrapped model, attending as it will in training.
+        stores: all documents whose states would be kept.
+        share_prefix: as in training.
+    """
+    base = model.get_base_model()
+    first = first_trained_layer(model)
+    config = base.config.get_text_config()
+    dropped = any(getattr(config, name, 0) for name in ("attention_dropout", "hidden_dropout", "embd_pdrop"))
+    if first == 0 or dropped or not hasattr(base.get_decoder(), "layers"):
+        return None
+    needed = sum(store.num_tokens for store in stores) * config.hidden_size * base.dtype.itemsize
+    if needed > _MEMORY_SHARE * psutil.virtual_memory().available:
+        return None
+    frozen = FrozenLayers(model, first)
+    return frozen if _same_loss(frozen, stores[0], share_prefix) else None
+
+
+def _same_loss(frozen: FrozenLayers, store: Store, share_prefix: bool) -> bool:
+    """Whether one real pack has the loss of the whole model, by states just computed and by states kept."""
+    documents = [store[index] for index in range(min(3, len(store)))]
+    packed = pack(documents, share_prefix)
+    batch = to_batch(packed, next(frozen.model.parameters()).device)
+    with torch.no_grad():
+        whole = float(sft(frozen.model, batch)[0])
+        for _ in range(2):
+            states = frozen.states(documents, packed, batch.layout)
+            if not abs(float(sft(frozen, replace(batch, states=states))[0]) - whole) <= 1e-4 * max(1.0, abs(whole)):
+                return False
+    return True

@@ -1,0 +1,46 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from danlu.runs import danlu_home
+
+EMBEDDED = "smollm2-135m-instruct"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Prepared data go to a folder of this test session; models stay those of the ordinary `DANLU_HOME`."""
+    models = (danlu_home() / "models").absolute()
+    models.mkdir(parents=True, exist_ok=True)
+    home = tmp_path_factory.mktemp("danlu_home")
+    (home / "models").symlink_to(models, target_is_directory=True)
+    before = os.environ.get("DANLU_HOME")
+    os.environ["DANLU_HOME"] = str(home)
+    yield
+    if before is None:
+        del os.environ["DANLU_HOME"]
+    else:
+        os.environ["DANLU_HOME"] = before
+
+
+@pytest.fixture(scope="session")
+def model_folder(_own_home: None) -> Path:
+    """The embedded model; the first time on a machine it is downloaded and converted."""
+    from danlu.models.embedded import embedded_model_folder
+
+    return embedded_model_folder(EMBEDDED)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(model_folder: Path) -> Any:
+    """The embedded model's tokenizer; copy it before changing it."""
+    from danlu.models.tokenizer import load_tokenizer
+
+    return load_tokenizer(model_folder)

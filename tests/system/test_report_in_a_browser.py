@@ -1,0 +1,97 @@
+"""The report in a real browser: it fits a phone, draws its curve, and needs nothing from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from danlu.evaluation.report import write_report
+
+ROOT = Path(__file__).parents[2]
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
+         "--disable-component-update", "--no-first-run"]  # fmt: skip
+
+pytestmark = pytest.mark.skipif(
+    BROWSER is None and not os.environ.get("DANLU_REQUIRE_PROGRAMS"), reason="chromium is not installed"
+)
+
+
+def content() -> dict[str, Any]:
+    answer = {"text": "<b>not bold</b> 您好\n1. " + "word " * 60, "finish": "stop", "scores": {"compliance": 1.0}}
+    metrics = {"loss": 2.5, "compliance": 0.0, "finished": 0.5}
+    return {
+        "run_folder": "runs/a-rather-long-name-of-a-run-folder-that-must-wrap-on-a-phone",
+        "model": "smollm2-135m-instruct",
+        "rows": 1,
+        "metrics": {"base": metrics, "tuned": {"loss": 0.4, "compliance": 1.0, "finished": 1.0}},
+        "rules": {"base": {"opening": 0.0}, "tuned": {"opening": 1.0}},
+        "training": {
+            "rows": dict.fromkeys(("read", "added", "kept", "dropped", "changed", "cut"), 1),
+            "tokens": {"total": 10, "trained": 5},
+            "steps": 3,
+            "tokens_per_second": 100.0,
+            "peak_memory_bytes": 2_000_000_000,
+        },
+        "curve": [
+            {"step": step, "loss": 3.0 / step, "evaluation_loss": 1.0 if step == 3 else None} for step in (1, 2, 3)
+        ],
+        "recipe": {},
+        "examples": [
+            {"messages": [{"role": "user", "content": "x" * 300}], "reference": "r", "base": answer, "tuned": answer}
+        ],
+    }
+
+
+def measured(page: Path, width: int, tmp_path: Path) -> dict[str, Any]:
+    """Loads the page in a frame of that width and returns what a script in it measures."""
+    script = """<script>addEventListener('load', () => { const d = document.documentElement, p = document.querySelector('svg path');
+      document.title = JSON.stringify({scroll: d.scrollWidth, client: d.clientWidth, curve: p.getTotalLength(),
+        bold: document.querySelectorAll('pre b').length, cards: document.querySelectorAll('.card').length}); });</script>"""
+    copy = tmp_path / f"page-{width}.html"
+    copy.write_text(page.read_text(encoding="utf-8").replace("</body>", script + "</body>"), encoding="utf-8")
+    frame = tmp_path / f"frame-{width}.html"
+    frame.write_text(
+        f"<iframe src='{copy.name}' style='width:{width}px;height:800px;border:0'></iframe>"
+        "<script>addEventListener('load', () => setTimeout(() => {"
+        " document.body.dataset.found = frames[0].document.title; }, 300));</script>"
+    )
+    flags = [*FLAGS, f"--user-data-dir={tmp_path / f'profile-{width}'}", "--allow-file-access-from-files"]
+    assert BROWSER is not None, "chromium is required here"
+    done = subprocess.run(
+        [BROWSER, *flags, "--virtual-time-budget=4000", "--dump-dom", frame.as_uri()],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    found = re.search(r'data-found="([^"]*)"', done.stdout)
+    assert found, done.stdout[-500:]
+    result: dict[str, Any] = json.loads(found.group(1).replace("&quot;", '"'))
+    return result
+
+
+@pytest.mark.parametrize("width", [375, 1200])
+def test_the_report_fits_the_screen_and_draws_its_curve(width: int, tmp_path: Path) -> None:
+    page = tmp_path / "index.html"
+    write_report(page, content())
+    found = measured(page, width, tmp_path)
+    assert found["client"] == width
+    assert found["scroll"] <= width, "nothing sticks out to the side"
+    assert found["curve"] > 100
+    assert found["bold"] == 0, "an answer's markup is shown, not obeyed"
+    assert found["cards"] == 1
+
+
+def test_the_picture_tool_makes_a_png(tmp_path: Path) -> None:
+    page, picture = tmp_path / "index.html", tmp_path / "report.png"
+    write_report(page, content())
+    subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "take_picture.py"), str(page), str(picture), "800", "600"], check=True
+    )
+    assert picture.read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"

@@ -1,0 +1,101 @@
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from danlu.recipe import load_recipe
+
+RECIPE = """\
+model: {name: smollm2-135m-instruct}
+data: {train: [rows.jsonl]}
+adapter: {type: lora}
+training: {learning_rate: 1e-4}
+"""
+
+
+@pytest.fixture
+def danlu(tmp_path):
+    """Runs a command in an empty folder with a recipe and one row."""
+    (tmp_path / "recipe.yaml").write_text(RECIPE, encoding="utf-8")
+    (tmp_path / "rows.jsonl").write_text('{"question": "q", "answer": "a"}\n', encoding="utf-8")
+
+    def call(*words):
+        command = [sys.executable, "-m", "danlu", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+
+    return call
+
+
+def assert_input_error(done, *parts):
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "  hint: " in done.stderr
+    assert "Traceback" not in done.stderr + done.stdout
+    for part in parts:
+        assert part in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["nosuch"], ["No such command 'nosuch'", "--help"]),
+        (["recipe"], ["Missing command", "recipe --help"]),
+        (["recipe", "check", "recipe.yaml", "--nosuch"], ["No such option", "recipe check --help"]),
+        (["recipe", "check", "recipe.yaml", "training.learning_rte=1"], ["command line", "`learning_rate`?"]),
+        (["recipe", "show", "none.yaml"], ["no such recipe file", "where: none.yaml"]),
+    ],
+)
+def test_bad_input_exits_two_with_a_hint_and_no_traceback(danlu, words, parts):
+    done = danlu(*words)
+    assert_input_error(done, *parts)
+    assert done.stdout == ""
+
+
+def test_json_error_is_the_last_line_of_stdout(danlu):
+    done = danlu("recipe", "check", "recipe.yaml", "run.seed=-1", "training.num_epochs=0", "--json")
+    assert_input_error(done, "run.seed=-1")
+    error = json.loads(done.stdout.splitlines()[-1])
+    assert (error["error"], error["exit_status"]) == ("RecipeError", 2)
+    assert {fault["where"] for fault in error["faults"]} == {
+        "command line, run.seed=-1",
+        "command line, training.num_epochs=0",
+    }
+    assert all(set(fault) == {"what", "where", "allowed", "hint"} for fault in error["faults"])
+
+
+def test_check_of_a_recipe_with_a_missing_data_file_names_each(danlu):
+    done = danlu(
+        "recipe", "check", "recipe.yaml", "data.train=[rows.jsonl, none.jsonl]", "data.evaluation=[nope.jsonl]"
+    )
+    assert_input_error(done, "where: none.jsonl", "where: nope.jsonl")
+    assert "rows.jsonl" not in done.stderr
+
+
+def test_check_of_a_good_recipe_says_so(danlu):
+    done = danlu("recipe", "check", "recipe.yaml", "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert json.loads(done.stdout) == {"recipe": "recipe.yaml", "valid": True}
+
+
+def test_shown_recipe_loads_to_the_same_recipe(danlu, tmp_path):
+    done = danlu("recipe", "show", "recipe.yaml", "run.seed=7")
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = tmp_path / "shown.yaml"
+    shown.write_text(done.stdout, encoding="utf-8")
+    assert load_recipe(shown).recipe == load_recipe(tmp_path / "recipe.yaml", ["run.seed=7"]).recipe
+    assert "weight_decay" in done.stdout, "defaults are written out"
+
+
+def test_command_alone_prints_its_help(danlu):
+    done = danlu()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "quickstart" in done.stdout
+
+
+def test_folder_that_is_no_run_exits_two(danlu, tmp_path):
+    done = danlu("evaluate", str(tmp_path), "--json")
+    assert_input_error(done, "not complete", f"where: {tmp_path}")
+    assert json.loads(done.stdout.splitlines()[-1])["error"] == "FolderError"
+    assert Path(tmp_path / "recipe.yaml").read_text(encoding="utf-8") == RECIPE
