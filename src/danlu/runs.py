@@ -131,9 +131,9 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
     if not path.is_file():
         raise FolderError(
             Fault(
-                f"this {kind} folder is not complete: it has no {MANIFEST}",
+                f"this is not a complete {kind} folder: it has no {MANIFEST}",
                 str(folder),
-                hint="what wrote it was stopped or failed; run that again into a new folder",
+                hint=f"name a {kind} folder; if it is one, its making was stopped or failed: make it anew",
             )
         )
     try:

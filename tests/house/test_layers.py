@@ -13,7 +13,8 @@ PACKAGE = ROOT / "src" / "danlu"
 
 # Each line may import only from lines below it; what shares a line never imports each other.
 LAYERS = [
-    ["cli", "__main__"],
+    ["__main__"],
+    ["cli"],
     ["workflows"],
     ["serving"],
     ["export"],
@@ -104,7 +105,7 @@ def test_both_readmes_show_the_same_commands() -> None:
     blocks = []
     for readme in ("README.md", "README.zh-CN.md"):
         text = (ROOT / readme).read_text(encoding="utf-8")
-        found = [block for block in re.findall(r"```bash\n(.*?)```", text, re.DOTALL)]
+        found = re.findall(r"```bash\n(.*?)```", text, re.DOTALL)
         blocks.append([re.sub(r"#.*", "", line).strip() for block in found for line in block.splitlines()])
     assert blocks[0]
     assert blocks[0] == blocks[1]

@@ -18,7 +18,7 @@ from danlu.evaluation.report import write_report
 ROOT = Path(__file__).parents[2]
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
 FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-sync",
-         "--disable-component-update", "--no-first-run"]  # fmt: skip
+         "--disable-component-update", "--no-first-run", "--hide-scrollbars"]  # fmt: skip
 
 pytestmark = pytest.mark.skipif(
     BROWSER is None and not os.environ.get("DANLU_REQUIRE_PROGRAMS"), reason="chromium is not installed"
@@ -53,9 +53,12 @@ def content() -> dict[str, Any]:
 
 def measured(page: Path, width: int, tmp_path: Path) -> dict[str, Any]:
     """Loads the page in a frame of that width and returns what a script in it measures."""
-    script = """<script>addEventListener('load', () => { const d = document.documentElement, p = document.querySelector('svg path');
-      document.title = JSON.stringify({scroll: d.scrollWidth, client: d.clientWidth, curve: p.getTotalLength(),
-        bold: document.querySelectorAll('pre b').length, cards: document.querySelectorAll('.card').length}); });</script>"""
+    script = """<script>addEventListener('load', () => {
+      const page = document.documentElement, count = (what) => document.querySelectorAll(what).length;
+      document.title = JSON.stringify({
+        scroll: page.scrollWidth, client: page.clientWidth, bold: count('pre b'), cards: count('.card'),
+        curve: document.querySelector('svg path').getTotalLength() });
+    });</script>"""
     copy = tmp_path / f"page-{width}.html"
     copy.write_text(page.read_text(encoding="utf-8").replace("</body>", script + "</body>"), encoding="utf-8")
     frame = tmp_path / f"frame-{width}.html"

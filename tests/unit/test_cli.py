@@ -96,6 +96,6 @@ def test_command_alone_prints_its_help(danlu):
 
 def test_folder_that_is_no_run_exits_two(danlu, tmp_path):
     done = danlu("evaluate", str(tmp_path), "--json")
-    assert_input_error(done, "not complete", f"where: {tmp_path}")
+    assert_input_error(done, "not a complete run folder", f"where: {tmp_path}")
     assert json.loads(done.stdout.splitlines()[-1])["error"] == "FolderError"
     assert Path(tmp_path / "recipe.yaml").read_text(encoding="utf-8") == RECIPE

@@ -121,8 +121,8 @@ def test_folder_that_is_not_there_has_no_manifest(tmp_path, name):
 def test_folder_without_a_manifest_is_incomplete(tmp_path):
     (tmp_path / "adapter.safetensors").write_bytes(b"half")
     fault = fault_of(FolderError, read_manifest, tmp_path, "run")
-    assert fault.what == "this run folder is not complete: it has no manifest.json"
-    assert "run that again" in fault.hint
+    assert fault.what == "this is not a complete run folder: it has no manifest.json"
+    assert "make it anew" in fault.hint
 
 
 def test_folder_of_another_kind_is_refused(tmp_path):

@@ -62,7 +62,7 @@ def save_adapter(model: Any, folder: Path, base_name: str) -> None:
     for config in model.peft_config.values():
         config.base_model_name_or_path = base_name
     with quiet_transformers():
-        # The base is frozen, so its embeddings are never saved; asking PEFT to decide makes it look the base up on a hub.
+        # Embeddings are frozen, so never saved; left to decide, PEFT would look the base up on a hub.
         model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 

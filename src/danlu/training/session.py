@@ -64,13 +64,18 @@ class Session:
         train_store = prepared.store(TRAIN)
         self.attention_switch = choose_attention(self.model, train_store)
         self.attention = self.attention_switch.name
-        self.frozen = choose_frozen(self.model, [train_store, self.held], self.attention_switch.shares_prefix)
+        # What is kept for one document would hold traces of others where these can't lie side by side.
+        self.frozen = (
+            choose_frozen(self.model, [train_store, self.held], self.attention_switch.shares_prefix)
+            if self.attention_switch.packs
+            else None
+        )
         self.feed = Feed(
             train_store,
             training.num_epochs,
             training.global_batch_size,
             recipe.run.seed,
-            training.micro_batch_tokens,
+            training.micro_batch_tokens if self.attention_switch.packs else 1,
             self.attention_switch.shares_prefix,
             device,
             training.max_steps,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,14 @@ import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    BloomConfig,
     Gemma2Config,
     GPT2Config,
+    Lfm2Config,
     LlamaConfig,
+    MambaConfig,
     MistralConfig,
+    OPTConfig,
     PreTrainedConfig,
     Qwen2Config,
     Qwen3Config,
@@ -35,6 +40,26 @@ SIZES: dict[str, Any] = {
     "num_key_value_heads": 2,
     "initializer_range": 0.2,
 }
+GPT2 = GPT2Config(
+    vocab_size=300,
+    n_embd=64,
+    n_layer=2,
+    n_head=4,
+    n_positions=64,
+    initializer_range=0.2,
+    bos_token_id=None,
+    eos_token_id=None,
+)
+OPT = OPTConfig(
+    vocab_size=300,
+    hidden_size=64,
+    word_embed_proj_dim=64,
+    ffn_dim=96,
+    num_hidden_layers=2,
+    num_attention_heads=4,
+    max_position_embeddings=64,
+    init_std=0.2,
+)
 
 
 @pytest.fixture
@@ -56,6 +81,14 @@ def loss_of(model: Any, store: Store, share: bool) -> float:
     with torch.inference_mode():
         loss, weight = sft(model, to_batches(documents, 1 << 20, share, torch.device("cpu"))[0])
     return loss.item() / weight
+
+
+def loss_one_at_a_time(model: Any, store: Store) -> float:
+    documents = [store[index] for index in range(len(store))]
+    with torch.inference_mode():
+        single = [sft(model, batch) for batch in to_batches(documents, 1, False, torch.device("cpu"))]
+    assert len(single) == len(documents)
+    return sum(loss.item() for loss, _ in single) / sum(weight for _, weight in single)
 
 
 def attention_of(model: Any) -> str:
@@ -86,15 +119,49 @@ def test_off_gives_back_the_attention_that_the_model_had(store: Store) -> None:
 
 
 def test_gpt2_trains_with_the_loss_of_one_row_at_a_time_whatever_is_chosen(store: Store) -> None:
-    config = GPT2Config(vocab_size=300, n_embd=64, n_layer=2, n_head=4, n_positions=64, initializer_range=0.2)
-    model = with_lora(config, ("c_attn",))
-    documents = [store[index] for index in range(len(store))]
-    with torch.inference_mode():
-        single = [sft(model, batch) for batch in to_batches(documents, 1, False, torch.device("cpu"))]
-    expected = sum(loss.item() for loss, _ in single) / sum(weight for _, weight in single)
+    model = with_lora(GPT2, ("c_attn",))
+    expected = loss_one_at_a_time(model, store)
     chosen = choose_attention(model, store)
     assert isinstance(chosen, KernelAttention) or chosen.name.startswith("plain (")
     assert loss_of(model, store, chosen.shares_prefix) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config", "targets"),
+    [
+        (Lfm2Config(**SIZES, layer_types=["conv", "full_attention"]), ("q_proj",)),
+        (MambaConfig(vocab_size=300, hidden_size=64, num_hidden_layers=2, state_size=8), ("in_proj",)),
+        (BloomConfig(vocab_size=300, hidden_size=64, n_layer=2, n_head=4), ("query_key_value",)),
+    ],
+    ids=lambda value: getattr(value, "model_type", ""),
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_model_whose_packed_rows_see_each_other_gets_one_row_at_a_time(
+    store: Store, config: Any, targets: tuple[str, ...], dtype: torch.dtype
+) -> None:
+    config = copy.deepcopy(config)
+    config.initializer_range = 0.2
+    model = with_lora(config, targets).to(dtype)
+    assert loss_of(model, store, share=False) != pytest.approx(loss_one_at_a_time(model, store), rel=1e-3)
+    chosen = choose_attention(model, store)
+    assert not chosen.packs
+    assert not chosen.shares_prefix
+    assert chosen.name.startswith("plain, one row at a time (the model can't take the packed kernel; packed, the ")
+
+
+def test_the_kernel_keeps_rows_apart_where_transformers_itself_would_not(store: Store) -> None:
+    model = with_lora(OPT)
+    expected = loss_one_at_a_time(model, store)
+    assert loss_of(model, store, share=False) != pytest.approx(expected, rel=1e-3)
+    assert isinstance(choose_attention(model, store), KernelAttention)
+    assert loss_of(model, store, share=True) == pytest.approx(expected, rel=1e-4)
+
+
+def test_one_document_is_enough_to_choose_by(tmp_path: Path) -> None:
+    write_store(tmp_path, "one", [Document(tuple(range(5, 20)), ((6, 11),))])
+    assert isinstance(choose_attention(with_lora(LlamaConfig(**SIZES)), Store(tmp_path, "one")), KernelAttention)
+    hybrid = with_lora(Lfm2Config(**SIZES, layer_types=["conv", "full_attention"]), ("q_proj",))
+    assert not choose_attention(hybrid, Store(tmp_path, "one")).packs
 
 
 @pytest.mark.parametrize(
@@ -121,15 +188,17 @@ def test_a_model_with_a_sliding_window_stays_plain_with_a_reason(config: Any, st
 @pytest.mark.parametrize("field", ["sliding_window", "attention_chunk_size", "attn_logit_softcapping"])
 def test_any_config_field_that_bends_attention_keeps_the_kernel_away(field: str) -> None:
     config = LlamaConfig(**SIZES)
+    assert packed_attention.switch_on(AutoModelForCausalLM.from_config(config)) == "sdpa"
     setattr(config, field, 4096)
     assert packed_attention.switch_on(AutoModelForCausalLM.from_config(config)) is None
 
 
 def test_one_windowed_layer_among_full_ones_keeps_the_kernel_away() -> None:
-    config = LlamaConfig(**SIZES)
-    config.layer_types = ["full_attention", "sliding_attention"]
     model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES))
-    model.config = config
+    model.config.layer_types = ["full_attention", "full_attention"]
+    assert packed_attention.switch_on(model) == "sdpa"
+    packed_attention.switch_off(model, "sdpa")
+    model.config.layer_types = ["full_attention", "sliding_attention"]
     assert packed_attention.switch_on(model) is None
 
 
@@ -149,6 +218,7 @@ def test_a_kernel_with_a_wrong_loss_is_switched_off_with_both_losses(
     chosen = choose_attention(model, store)
     assert isinstance(chosen, PlainAttention)
     assert chosen.name.startswith("plain (the packed kernel's loss is ")
+    assert chosen.packs
     assert attention_of(model) == "sdpa"
     assert loss_of(model, store, share=False) == plain
 
