@@ -95,7 +95,9 @@ def _losses(engine: TransformersEngine, rows: list[Messages]) -> dict[str, float
     documents = [document for messages in rows for document in label(engine.tokenizer, messages)]
     attention = choose_attention(engine.model, documents)
     try:
-        batches = to_batches(documents, _LOSS_TOKENS, attention.shares_prefix, engine.model.device)
+        batches = to_batches(
+            documents, _LOSS_TOKENS if attention.packs else 1, attention.shares_prefix, engine.model.device
+        )
         tuned = mean_loss(engine.model, sft, batches)
         with engine.model.disable_adapter():
             return {"base": mean_loss(engine.model, sft, batches), "tuned": tuned}

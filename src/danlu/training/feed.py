@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -56,7 +57,8 @@ class Feed:
         total = len(self.store)
         first = step * self.global_batch_size
         last = min(first + self.global_batch_size, total * self.num_epochs)
-        return [self.store[self._order(place // total)[place % total]] for place in range(first, last)]
+        places = range(first, last)
+        return [self.store[_order(total, self.seed, place // total)[place % total]] for place in places]
 
     def batches(self, step: int) -> list[Batch]:
         """The micro-batches of a step, counted from 0."""
@@ -66,10 +68,13 @@ class Feed:
         """Any documents as micro-batches, packed as the run's are."""
         return to_batches(documents, self.micro_batch_tokens, self.share_prefix, self.device, self.frozen)
 
-    def _order(self, epoch: int) -> list[int]:
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order: list[int] = torch.randperm(len(self.store), generator=generator).tolist()
-        return order
+
+@functools.lru_cache(maxsize=2)
+def _order(total: int, seed: int, epoch: int) -> list[int]:
+    """The documents of one epoch, shuffled."""
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
+    order: list[int] = torch.randperm(total, generator=generator).tolist()
+    return order
 
 
 def to_batches(

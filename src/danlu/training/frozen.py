@@ -128,7 +128,8 @@ def choose_frozen(model: Any, stores: Sequence[Store], share_prefix: bool) -> Fr
     first = first_trained_layer(model)
     config = base.config.get_text_config()
     dropped = any(getattr(config, name, 0) for name in ("attention_dropout", "hidden_dropout", "embd_pdrop"))
-    if first == 0 or dropped or not hasattr(base.get_decoder(), "layers"):
+    mixed = len(set(getattr(config, "layer_types", None) or [""])) > 1  # masks are chosen by the layer's index
+    if first == 0 or dropped or mixed or not hasattr(base.get_decoder(), "layers"):
         return None
     needed = sum(store.num_tokens for store in stores) * config.hidden_size * base.dtype.itemsize
     if needed > _MEMORY_SHARE * psutil.virtual_memory().available:
