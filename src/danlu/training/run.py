@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.data.run import EVALUATION_ROWS, prepare
-from danlu.errors import Fault, InputError, Stopped
+from danlu.errors import Fault, Stopped
 from danlu.models.source import find_model
 from danlu.models.tokenizer import load_tokenizer
 from danlu.recipe import LoadedRecipe, dump_recipe
@@ -45,7 +45,7 @@ def run_training(loaded: LoadedRecipe, quiet: bool = False) -> dict[str, Any]:
         from danlu.training.session import Session  # imports torch, after the resolved recipe is on disk
 
         session = Session(loaded.recipe, base, tokenizer, prepared)
-    except (InputError, KeyboardInterrupt):
+    except BaseException:
         shutil.rmtree(folder)
         raise
     shutil.copyfile(prepared.folder / "ledger.json", folder / "ledger.json")
