@@ -69,7 +69,7 @@ def test_ctrl_c_keeps_the_adapter_usable(model_folder: Path, tmp_path: Path) -> 
         ("adapter.layers_to_transform=[30]", RecipeError),
         ("adapter.rank=600", RecipeError),
         ("data.max_sequence_tokens=20", DataError),
-        ("data.evaluation={rows: 960}", DataError),
+        ("data.evaluation={rows: 100000}", DataError),
         ("data.evaluation={rows: 9, stratify_by: colour}", DataError),
     ],
 )
