@@ -8,6 +8,7 @@ from typing import Any
 from danlu.runs import write_text
 
 _WIDTH, _HEIGHT, _MARGIN = 640.0, 240.0, 40.0
+_SHORT = {"rouge_l": "ROUGE-L", "compliance": "keeping the house rules", "finished": "ending its answers"}
 _TITLES = {
     "loss": "Loss per answer token (lower is better)",
     "rouge_l": "ROUGE-L",
@@ -49,7 +50,9 @@ def metric_table(metrics: dict[str, dict[str, float]]) -> list[dict[str, str]]:
         style = ".3f" if name == "loss" else ".1%"
         title = _TITLES.get(name, f"{name.replace('_', ' ').capitalize()} equal to the reference's")
         change = f"{tuned - base:+.3f}" if name == "loss" else f"{100 * (tuned - base):+.1f} points"
-        rows.append({"title": title, "base": format(base, style), "tuned": format(tuned, style), "change": change})
+        rows.append(
+            {"name": name, "title": title, "base": format(base, style), "tuned": format(tuned, style), "change": change}
+        )
     return rows
 
 
@@ -60,7 +63,7 @@ def verdict(metrics: dict[str, dict[str, float]]) -> str:
     for name, base in metrics["base"].items():
         gain = metrics["tuned"][name] - base
         if gain:
-            (better if (gain < 0) == (name == "loss") else worse).append(name.replace("_", " "))
+            (better if (gain < 0) == (name == "loss") else worse).append(_SHORT.get(name, name.replace("_", " ")))
     parts = [f"better in {', '.join(better)}"] * bool(better) + [f"worse in {', '.join(worse)}"] * bool(worse)
     return f"The tuned model is {' and '.join(parts) or 'no different from its base'} on the held-out questions."
 

@@ -15,7 +15,7 @@ from danlu.engines.transformers_engine import TransformersEngine
 from danlu.errors import Fault, FolderError
 from danlu.evaluation.report import write_report
 from danlu.evaluation.tasks import TaskResult, run_task
-from danlu.recipe.schema import EvaluationSection
+from danlu.recipe.schema import EvaluationSection, LossTask
 from danlu.runs import create_folder, next_free_folder, write_json, write_manifest
 from danlu.tracking.metrics import read_metrics
 from danlu.tracking.progress import progress
@@ -33,7 +33,8 @@ def run_evaluation(run_folder: str | Path, quiet: bool = False) -> dict[str, Any
     """Puts the held-out questions to the base and to the tuned model, and writes a report.
 
     Returns:
-        `report_folder`, `metrics` {`base`, `tuned`}, `gate`, `rows`, `seconds`, `examples` (three).
+        `report_folder`, `metrics` {`base`, `tuned`}, `gate`, `rows`, `seconds`,
+        `examples` (the worst, the middle one, the best).
 
     Raises:
         FolderError: the run is not complete, or it held no rows out.
@@ -61,13 +62,15 @@ def run_evaluation(run_folder: str | Path, quiet: bool = False) -> dict[str, Any
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+    by_score = content["examples"]
+    spread = [by_score[place * (len(by_score) - 1) // 2] for place in range(min(3, len(by_score)))]
     return {
         "report_folder": str(folder),
         "metrics": content["metrics"],
         "gate": None,
         "rows": len(rows),
         "seconds": content["seconds"],
-        "examples": content["examples"][-3:],
+        "examples": spread,
     }
 
 
@@ -79,8 +82,8 @@ def _judge(
     engine.batch_size = settings.batch_size
     questions = [messages[:-1] for messages in rows]
     references = [messages[-1]["content"] for messages in rows]
-    needs_loss = any(task.type == "loss" for task in settings.tasks)
-    losses = _losses(engine, rows) if needs_loss else dict.fromkeys(MODELS, math.nan)
+    task = next((task for task in settings.tasks if isinstance(task, LossTask)), None)
+    losses = _losses(engine, rows, task.max_rows) if task else dict.fromkeys(MODELS, math.nan)
     answers, results = {}, {}
     for model in MODELS:
         tuned = model == "tuned"
@@ -90,9 +93,11 @@ def _judge(
     return answers, results
 
 
-def _losses(engine: TransformersEngine, rows: list[Messages]) -> dict[str, float]:
+def _losses(engine: TransformersEngine, rows: list[Messages], max_rows: int | None) -> dict[str, float]:
     """Mean cross-entropy per answer token of both models, packed as in training."""
-    documents = [document for messages in rows for document in label(engine.tokenizer, messages)]
+    count = min(len(rows), max_rows or len(rows))
+    chosen = [rows[place * len(rows) // count] for place in range(count)]
+    documents = [document for messages in chosen for document in label(engine.tokenizer, messages)]
     attention = choose_attention(engine.model, documents)
     try:
         batches = to_batches(

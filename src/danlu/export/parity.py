@@ -107,7 +107,7 @@ def check_parity(folder: Path, probes: Probes) -> Parity:
     if broken:
         parity.faults.append(f"weights: {broken[0]} has NaN or infinite values")
         return parity
-    engine = TransformersEngine(model, tokenizer, stops)
+    engine = TransformersEngine(model, tokenizer, stops, batch_size=len(probes.probes))
     if parity.written_dtype == "float32":
         parity.by_dtype["float32"] = compare(engine, probes, "float32")
     native = choose_dtype("auto", choose_device()) == torch.bfloat16 and "bfloat16" in probes.probes[0].expected

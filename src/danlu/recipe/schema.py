@@ -122,7 +122,7 @@ class TrainingSection(Section):
     objective: SftObjective = Field(SftObjective(type="sft"), description="What is minimised.")
     learning_rate: float = Field(2.0e-4, gt=0.0, le=1.0, description="Peak learning rate.")
     schedule: Schedule = Field(ThreePhaseSchedule(type="three_phase"), description="Learning rate by step.")
-    num_epochs: int = Field(1, ge=1, le=10_000, description="Passes over the training rows.")
+    num_epochs: float = Field(1.0, gt=0.0, le=10_000.0, description="Passes over the training rows; may be a part.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
     global_batch_size: int = Field(8, ge=1, description="Rows per optimizer step, over all processes.")
     micro_batch_tokens: int = Field(
@@ -146,6 +146,7 @@ class LossTask(Section):
     """Mean cross-entropy per answer token on the held-out rows."""
 
     type: Literal["loss"]
+    max_rows: int | None = Field(None, ge=1, description="Measure on this many rows, spread evenly; null: on all.")
 
 
 class RougeTask(Section):

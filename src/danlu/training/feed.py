@@ -21,7 +21,7 @@ class Feed:
 
     Attributes:
         store: the documents.
-        num_epochs: passes over them.
+        num_epochs: passes over them; may be a part.
         global_batch_size: documents per step; the last step of the run may have fewer.
         seed: of the order.
         micro_batch_tokens: most computed tokens in one forward pass.
@@ -32,7 +32,7 @@ class Feed:
     """
 
     store: Store
-    num_epochs: int
+    num_epochs: float
     global_batch_size: int
     seed: int
     micro_batch_tokens: int
@@ -44,8 +44,13 @@ class Feed:
     @property
     def num_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        steps = math.ceil(len(self.store) * self.num_epochs / self.global_batch_size)
+        steps = math.ceil(self._num_documents / self.global_batch_size)
         return min(steps, self.max_steps or steps)
+
+    @property
+    def _num_documents(self) -> int:
+        """Documents of the whole run, each counted as often as it comes."""
+        return math.ceil(len(self.store) * self.num_epochs)
 
     @property
     def steps_per_epoch(self) -> float:
@@ -56,7 +61,7 @@ class Feed:
         """The documents of a step, counted from 0."""
         total = len(self.store)
         first = step * self.global_batch_size
-        last = min(first + self.global_batch_size, total * self.num_epochs)
+        last = min(first + self.global_batch_size, self._num_documents)
         places = range(first, last)
         return [self.store[_order(total, self.seed, place // total)[place % total]] for place in places]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -58,7 +59,7 @@ def train(
             loss_sum += loss.item()
             weight += batch_weight
             tokens += batch.num_tokens
-        if not loss_sum - loss_sum == 0.0:
+        if not math.isfinite(loss_sum):
             raise WorkError(
                 Fault(
                     f"the loss of step {index + 1} is {loss_sum}",
@@ -75,7 +76,7 @@ def mean_loss(model: Any, objective: Objective, batches: Iterable[Batch]) -> flo
     """Mean loss per unit of weight over batches, in evaluation mode and without gradients."""
     model.eval()
     loss_sum, weight = 0.0, 0.0
-    with torch.inference_mode():
+    with torch.no_grad():  # not inference_mode: states kept here may be trained on later
         for batch in batches:
             loss, batch_weight = objective(model, batch)
             loss_sum += loss.item()

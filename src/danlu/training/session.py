@@ -133,7 +133,7 @@ class Session:
         by_dtype = {}
         for dtype in dict.fromkeys((self.dtype, torch.float32)):
             model = self.model if dtype == self.dtype else self.model.to(dtype)
-            engine = TransformersEngine(model, self.tokenizer, stops)
+            engine = TransformersEngine(model, self.tokenizer, stops, batch_size=len(questions))
             by_dtype[str(dtype).removeprefix("torch.")] = expect(engine, questions, longest)
         write_probes(folder, self.tokenizer, stops, questions, longest, by_dtype)
 

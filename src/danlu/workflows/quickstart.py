@@ -61,13 +61,13 @@ def summary(result: dict[str, Any]) -> str:
     from rich.table import Table
 
     stream = StringIO()
-    console = Console(file=stream, width=110, highlight=False)
+    console = Console(file=stream, width=110, highlight=False, markup=False)
     figures = Table(title=f"{result['rows']} held-out questions")
     for column in ("", "base", "tuned", "change"):
         figures.add_column(column, justify="left" if not column else "right")
     for row in metric_table(result["metrics"]):
         figures.add_row(row["title"], row["base"], row["tuned"], row["change"])
-    answers = Table(title="Three of the answers", show_lines=True)
+    answers = Table(title="The worst, the middle one and the best of the tuned answers", show_lines=True)
     for column in ("question", "base", "tuned"):
         answers.add_column(column, ratio=1)
     for example in result["examples"]:

@@ -52,7 +52,7 @@ def test_json_holds_totals_forms_and_each_dropped_row():
 
 
 def test_check_is_silent_when_nothing_is_dropped():
-    ledger_of(3).check(0.0)
+    assert ledger_of(3).check(0.0) is None
 
 
 def test_check_lists_the_first_dropped_rows_and_counts_the_reasons():
@@ -84,12 +84,12 @@ def test_check_stops_when_nothing_is_left_whatever_the_share():
     ("dropped", "total", "share"), [(5, 100, 0.05), (29, 100, 0.29), (57, 100, 0.57), (1, 3, 1 / 3)]
 )
 def test_share_itself_is_still_allowed(dropped, total, share):
-    ledger_of(total - dropped, ["missing answer"] * dropped).check(share)
+    assert ledger_of(total - dropped, ["missing answer"] * dropped).check(share) is None
 
 
 @pytest.mark.parametrize(("dropped", "total", "share"), [(6, 100, 0.05), (30, 100, 0.29), (1, 1000, 0.0)])
 def test_one_row_more_than_the_share_stops(dropped, total, share):
-    faults_of(ledger_of(total - dropped, ["missing answer"] * dropped), share)
+    assert faults_of(ledger_of(total - dropped, ["missing answer"] * dropped), share)
 
 
 def test_small_share_is_not_rounded_in_the_message():

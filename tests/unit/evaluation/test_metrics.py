@@ -68,7 +68,7 @@ def test_a_task_gives_the_mean_and_each_rule_its_rate() -> None:
 
 def test_the_verdict_says_better_and_worse_by_each_measures_own_direction() -> None:
     metrics = {"base": {"loss": 2.0, "rouge_l": 0.5}, "tuned": {"loss": 1.0, "rouge_l": 0.4}}
-    assert "better in loss and worse in rouge l" in verdict(metrics)
+    assert "better in loss and worse in ROUGE-L" in verdict(metrics)
     assert "no different" in verdict({"base": {"loss": 2.0}, "tuned": {"loss": 2.0}})
     assert metric_table(metrics)[1]["change"] == "-10.0 points"
 

@@ -163,16 +163,16 @@ def test_misspelt_section_is_named_with_the_right_one(recipe_file):
 
 
 def test_wrong_type_shows_the_value_and_its_line(recipe_file):
-    path = recipe_file(old="training:\n", new="training:\n  num_epochs: two\n")
+    path = recipe_file(old="training:\n", new="training:\n  global_batch_size: two\n")
     fault = fault_of(path)
-    assert fault.what == '`training.num_epochs` is "two": should be a whole number'
-    assert fault.where == f"{path}:7, training.num_epochs"
-    assert fault.allowed == "Passes over the training rows."
+    assert fault.what == '`training.global_batch_size` is "two": should be a whole number'
+    assert fault.where == f"{path}:7, training.global_batch_size"
+    assert fault.allowed == "Rows per optimizer step, over all processes."
 
 
 def test_fraction_is_not_a_whole_number(recipe_file):
-    fault = fault_of(recipe_file(old="training:\n", new="training:\n  num_epochs: 2.5\n"))
-    assert fault.what == "`training.num_epochs` is 2.5: should be a whole number"
+    fault = fault_of(recipe_file(old="training:\n", new="training:\n  global_batch_size: 2.5\n"))
+    assert fault.what == "`training.global_batch_size` is 2.5: should be a whole number"
 
 
 @pytest.mark.parametrize(("key", "text", "hint"), [("num_epochs", '"2"', "2"), ("learning_rate", "'1e-4'", "0.0001")])
@@ -202,7 +202,7 @@ def test_required_key_is_never_said_to_have_a_default(recipe_file):
 def test_value_out_of_bounds_shows_the_bound(recipe_file):
     path = recipe_file(old="training:\n", new="training:\n  num_epochs: 0\n  learning_rate: 3\n")
     by_key = {fault.where.split(", ")[1]: fault for fault in faults_of(path)}
-    assert by_key["training.num_epochs"].allowed.startswith("≥ 1.")
+    assert by_key["training.num_epochs"].allowed.startswith("> 0.")
     assert by_key["training.learning_rate"].allowed.startswith("≤ 1.")
     assert by_key["training.learning_rate"].where.startswith(f"{path}:8")
 
