@@ -190,7 +190,18 @@ def main(arguments: list[str] | None = None) -> None:
         status = _fail(_stopped(), as_json)
     except BrokenPipeError:
         status = 0
+    except OSError as error:
+        status = _fail(_refused(error), as_json)
     sys.exit(status)
+
+
+def _refused(error: OSError) -> DanluError:
+    """A full disk, a missing right, a path too long: what the system itself said no to."""
+    from danlu.errors import WorkError
+
+    place = str(error.filename or "")
+    hint = "check the free space and your rights there; folders that were complete before are as they were"
+    return WorkError(Fault(f"the system refused: {error.strerror or error}", place, hint=hint))
 
 
 def _stopped() -> DanluError:

@@ -53,6 +53,9 @@ def to_messages(value: Any) -> tuple[str, Messages]:
         if all(key in value for key in form.keys):
             return form.name, _checked(form.convert(value))
     keys = [" ".join(key.split())[:40] for key in sorted(value)[:8]]
+    begun = next((form for form in FORMATS if len(form.keys) > 1 and form.keys[0] in value), None)
+    if begun:
+        raise RowFault(f"missing answer: there is `{begun.keys[0]}` but no `{begun.keys[1]}`")
     raise RowFault(f"unknown format: keys {', '.join(keys) or '(none)'}")
 
 

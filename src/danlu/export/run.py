@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import shutil
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from danlu.errors import Fault, GateError
+from danlu.errors import Fault, FolderError, GateError, InputError
 from danlu.export.merge import write_merged
 from danlu.export.parity import Parity, check_parity
 from danlu.models.folder import weight_files
+from danlu.models.loading import DTYPES
 from danlu.runs import create_folder, require_disk, write_json, write_manifest
 from danlu.training.probes import read_probes
 from danlu.training.trained import TrainedRun, open_run
@@ -37,6 +39,8 @@ def run_export(
         FolderError: the run is not complete, or the folder is not empty.
     """
     started = time.perf_counter()
+    _require_known("--to", to, FORMATS)
+    _require_known("--dtype", dtype, [None, *DTYPES])
     run = open_run(run_folder)
     probes = read_probes(run.folder)
     dtype = dtype or run.recipe.export.dtype
@@ -60,9 +64,17 @@ def run_export(
 def run_check(run_folder: str | Path, folder: str | Path) -> dict[str, Any]:
     """The same gate on a folder that exists; nothing in it is changed."""
     started = time.perf_counter()
+    if not Path(folder).is_dir():
+        raise FolderError(Fault("no such folder", str(folder), "a folder that an export wrote", "check the path"))
     run = open_run(run_folder)
     parity = check_parity(Path(folder), read_probes(run.folder))
     return _verdict(run, Path(folder), parity, started)
+
+
+def _require_known(option: str, value: str | None, known: Collection[str | None]) -> None:
+    if value not in known:
+        allowed = ", ".join(name for name in known if name)
+        raise InputError(Fault(f"{option} {value} is not known", "command line", allowed, "take one of those"))
 
 
 def _verdict(run: TrainedRun, folder: Path, parity: Parity, started: float) -> dict[str, Any]:
