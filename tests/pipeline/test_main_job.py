@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import subprocess
 import sys
@@ -12,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from danlu.errors import FolderError, GateError
+from danlu.errors import FolderError, GateError, InputError
 from danlu.evaluation.run import run_evaluation
 from danlu.export.run import run_check, run_export
 from danlu.recipe import load_recipe
@@ -95,10 +96,8 @@ def test_evaluation_compares_base_and_tuned_and_writes_a_page(run_folder: Path) 
     assert "http" not in page.replace("http-equiv", ""), "the page needs nothing from outside"
     content = json.loads((Path(result["report_folder"]) / "report.json").read_text(encoding="utf-8"))
     assert len(content["examples"]) == 4
-    assert all(
-        example["base"]["text"] in page.replace("&#39;", "'") or "<" in example["base"]["text"] or "&" in page
-        for example in content["examples"]
-    )
+    shown = html.unescape(page)
+    assert all(example[model]["text"] in shown for example in content["examples"] for model in ("base", "tuned"))
 
 
 def test_the_tuned_loss_is_that_of_transformers_own(run_folder: Path, model_folder: Path) -> None:
@@ -183,6 +182,13 @@ def test_a_file_changed_after_the_export_is_named(exported: dict[str, Any], run_
 def test_an_export_never_overwrites(exported: dict[str, Any], run_folder: Path) -> None:
     with pytest.raises(FolderError, match="not empty"):
         run_export(run_folder)
+
+
+@pytest.mark.parametrize("wrong", [{"to": "gguf"}, {"dtype": "float8"}])
+def test_an_unknown_format_or_dtype_is_refused_at_once(run_folder: Path, tmp_path: Path, wrong: dict[str, str]) -> None:
+    with pytest.raises(InputError, match="is not known"):
+        run_export(run_folder, out=tmp_path / "out", **wrong)
+    assert not (tmp_path / "out").exists()
 
 
 def test_chat_streams_answers_and_shows_the_base_beside(run_folder: Path) -> None:

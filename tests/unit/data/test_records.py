@@ -179,3 +179,8 @@ def test_row_that_is_not_an_object_is_refused(value):
 def test_half_a_character_is_a_reason_and_no_crash_later():
     assert reason({"question": "hi \ud83d", "answer": "a"}).startswith("`question` holds half a character")
     assert to_messages({"question": "hi \U0001f600", "answer": "a"})[1][0]["content"] == "hi \U0001f600"
+
+
+def test_a_row_that_has_the_question_alone_lacks_its_answer():
+    with pytest.raises(RowFault, match="missing answer: there is `question` but no `answer`"):
+        to_messages({"question": "where is my card", "intent": "card"})
