@@ -126,7 +126,10 @@ def evaluate(run: str, as_json: bool) -> None:
     from danlu.evaluation.run import run_evaluation
 
     result = run_evaluation(run)
-    lines = [f"{row['title']}: {row['base']} → {row['tuned']}" for row in metric_table(result["metrics"])]
+    lines = [
+        f"{row['title']}: {row['base']} → {row['tuned']}"
+        for row in metric_table(result["metrics"], result["loss_rows"])
+    ]
     _finish(result, as_json, "\n".join([*lines, f"  report  {result['report_folder']}/index.html"]))
 
 

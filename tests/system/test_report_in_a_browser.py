@@ -32,6 +32,7 @@ def content() -> dict[str, Any]:
         "run_folder": "runs/a-rather-long-name-of-a-run-folder-that-must-wrap-on-a-phone",
         "model": "smollm2-135m-instruct",
         "rows": 1,
+        "loss_rows": None,
         "metrics": {"base": metrics, "tuned": {"loss": 0.4, "compliance": 1.0, "finished": 1.0}},
         "rules": {"base": {"opening": 0.0}, "tuned": {"opening": 1.0}},
         "training": {
@@ -57,7 +58,8 @@ def measured(page: Path, width: int, tmp_path: Path) -> dict[str, Any]:
       const page = document.documentElement, count = (what) => document.querySelectorAll(what).length;
       document.title = JSON.stringify({
         scroll: page.scrollWidth, client: page.clientWidth, bold: count('pre b'), cards: count('.card'),
-        curve: document.querySelector('svg path').getTotalLength() });
+        curve: document.querySelector('svg path').getTotalLength(),
+        left: Math.min(...[...document.querySelectorAll('svg text')].map((text) => text.getBBox().x)) });
     });</script>"""
     copy = tmp_path / f"page-{width}.html"
     copy.write_text(page.read_text(encoding="utf-8").replace("</body>", script + "</body>"), encoding="utf-8")
@@ -87,6 +89,7 @@ def test_the_report_fits_the_screen_and_draws_its_curve(width: int, tmp_path: Pa
     assert found["client"] == width
     assert found["scroll"] <= width, "nothing sticks out to the side"
     assert found["curve"] > 100
+    assert found["left"] >= 0, "no label is cut off"
     assert found["bold"] == 0, "an answer's markup is shown, not obeyed"
     assert found["cards"] == 1
 

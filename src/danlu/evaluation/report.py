@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
 from danlu.runs import write_text
 
-_WIDTH, _HEIGHT, _MARGIN = 640.0, 240.0, 40.0
+_WIDTH, _HEIGHT, _MARGIN = 640.0, 240.0, 48.0
 _SHORT = {"rouge_l": "ROUGE-L", "compliance": "keeping the house rules", "finished": "ending its answers"}
 _TITLES = {
     "loss": "Loss per answer token (lower is better)",
@@ -35,20 +36,22 @@ def write_report(path: Path, content: dict[str, Any]) -> None:
     )
     page = environment.get_template("report.html.j2").render(
         **content,
-        table=metric_table(content["metrics"]),
+        table=metric_table(content["metrics"], content["loss_rows"]),
         chart=curve_chart(content["curve"]),
         verdict=verdict(content["metrics"]),
     )
     write_text(path, page)
 
 
-def metric_table(metrics: dict[str, dict[str, float]]) -> list[dict[str, str]]:
-    """Rows of title, base, tuned and difference, as text."""
+def metric_table(metrics: dict[str, dict[str, float]], loss_rows: int | None = None) -> list[dict[str, str]]:
+    """Rows of title, base, tuned and difference, as text; `loss_rows` if the loss was taken on fewer rows."""
     rows = []
     for name, base in metrics["base"].items():
         tuned = metrics["tuned"][name]
         style = ".3f" if name == "loss" else ".1%"
         title = _TITLES.get(name, f"{name.replace('_', ' ').capitalize()} equal to the reference's")
+        if name == "loss" and loss_rows:
+            title = f"Loss per answer token, {loss_rows} questions (lower is better)"
         change = f"{tuned - base:+.3f}" if name == "loss" else f"{100 * (tuned - base):+.1f} points"
         rows.append(
             {"name": name, "title": title, "base": format(base, style), "tuned": format(tuned, style), "change": change}
@@ -75,7 +78,8 @@ def curve_chart(curve: list[dict[str, Any]]) -> dict[str, Any] | None:
     if not points:
         return None
     last = max(step for step, _ in points)
-    top = max(value for _, value in points + held) or 1.0
+    ticks = round_ticks(max(value for _, value in points + held))
+    top = ticks[-1]
 
     def place(step: float, value: float) -> tuple[float, float]:
         x = _MARGIN + (_WIDTH - 1.5 * _MARGIN) * (step - 1) / max(last - 1, 1)
@@ -84,7 +88,6 @@ def curve_chart(curve: list[dict[str, Any]]) -> dict[str, Any] | None:
     def path(series: list[tuple[int, float]]) -> str:
         return "M" + "L".join(f"{x},{y}" for x, y in (place(*point) for point in series)) if series else ""
 
-    ticks = [{"y": place(1, top * part / 4)[1], "text": f"{top * part / 4:.2f}"} for part in range(5)]
     return {
         "width": _WIDTH,
         "height": _HEIGHT,
@@ -95,5 +98,13 @@ def curve_chart(curve: list[dict[str, Any]]) -> dict[str, Any] | None:
         "training": path(points),
         "held": path(held),
         "dots": [place(*point) for point in held],
-        "ticks": ticks,
+        "ticks": [{"y": place(1, value)[1], "text": f"{value:g}"} for value in ticks],
     }
+
+
+def round_ticks(largest: float) -> list[float]:
+    """Round numbers from 0 to the first that is not below `largest`, at most six of them."""
+    largest = max(largest, 1e-6)
+    magnitude = 10.0 ** math.floor(math.log10(largest))
+    step = next(size * magnitude for size in (0.2, 0.5, 1.0, 2.0) if math.ceil(largest / (size * magnitude)) <= 5)
+    return [round(part * step, 9) for part in range(math.ceil(largest / step) + 1)]

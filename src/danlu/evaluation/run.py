@@ -69,6 +69,7 @@ def run_evaluation(run_folder: str | Path, quiet: bool = False) -> dict[str, Any
         "metrics": content["metrics"],
         "gate": None,
         "rows": len(rows),
+        "loss_rows": content["loss_rows"],
         "seconds": content["seconds"],
         "examples": spread,
     }
@@ -130,6 +131,7 @@ def _content(
         "run_folder": str(run.folder),
         "model": run.recipe.model.name,
         "rows": len(rows),
+        "loss_rows": _loss_rows(run.recipe.evaluation, len(rows)),
         "metrics": {model: _metrics(results[model], answers[model]) for model in MODELS},
         "rules": {model: next((r.parts for r in results[model] if r.parts), None) for model in MODELS},
         "training": run.about.get("result", {}),
@@ -145,3 +147,10 @@ def _metrics(results: list[TaskResult], answers: list[Answer]) -> dict[str, floa
     values = {result.name: result.value for result in results}
     values["finished"] = sum(answer.finish == "stop" for answer in answers) / len(answers)
     return values
+
+
+def _loss_rows(settings: EvaluationSection | None, rows: int) -> int | None:
+    """On how many rows the loss was taken, if on fewer than all."""
+    tasks = settings.tasks if settings else ()
+    most = next((task.max_rows for task in tasks if isinstance(task, LossTask)), None)
+    return most if most and most < rows else None

@@ -65,7 +65,7 @@ def summary(result: dict[str, Any]) -> str:
     figures = Table(title=f"{result['rows']} held-out questions")
     for column in ("", "base", "tuned", "change"):
         figures.add_column(column, justify="left" if not column else "right")
-    for row in metric_table(result["metrics"]):
+    for row in metric_table(result["metrics"], result["loss_rows"]):
         figures.add_row(row["title"], row["base"], row["tuned"], row["change"])
     answers = Table(title="The worst, the middle one and the best of the tuned answers", show_lines=True)
     for column in ("question", "base", "tuned"):

@@ -9,7 +9,7 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from danlu.engines.interface import Answer
 from danlu.evaluation.metrics import complies, field_matches, field_value, keeps, rouge_l
-from danlu.evaluation.report import curve_chart, metric_table, verdict
+from danlu.evaluation.report import curve_chart, metric_table, round_ticks, verdict
 from danlu.evaluation.tasks import run_task
 from danlu.recipe.schema import ComplianceTask, FieldTask, RougeTask, Rule
 
@@ -83,3 +83,18 @@ def test_the_curve_spans_the_chart_and_higher_loss_is_higher_up() -> None:
     assert first[1] < last[1]
     assert len(chart["dots"]) == 1
     assert curve_chart([]) is None
+
+
+@pytest.mark.parametrize("largest", [0.003, 0.19, 0.21, 1.0, 4.32, 5.0, 9.99, 10.0, 73.0])
+def test_ticks_are_round_reach_the_largest_value_and_are_few(largest: float) -> None:
+    ticks = round_ticks(largest)
+    assert ticks[0] == 0.0
+    assert ticks[-2] < largest <= ticks[-1] + 1e-12
+    assert 3 <= len(ticks) <= 6
+    assert all(len(f"{tick:g}".replace("0.", "").strip("0")) <= 2 for tick in ticks)
+
+
+def test_the_table_says_on_how_many_questions_the_loss_was_taken() -> None:
+    metrics = {"base": {"loss": 2.0}, "tuned": {"loss": 1.0}}
+    assert "48 questions" in metric_table(metrics, 48)[0]["title"]
+    assert "questions" not in metric_table(metrics)[0]["title"]
