@@ -56,7 +56,7 @@ def test_ctrl_c_keeps_the_adapter_usable(model_folder: Path, tmp_path: Path) -> 
     assert "tuned> " in chat.stdout
     export = subprocess.run([*command, "export", str(folder)], capture_output=True, text=True, timeout=240)
     assert export.returncode == 2
-    assert "not complete" in export.stderr
+    assert "not a complete run folder" in export.stderr
     assert "hint:" in export.stderr
 
 
