@@ -142,14 +142,11 @@ def evaluate(run: str, as_json: bool) -> None:
 @_json_option
 def export(run: str, to_format: str, out: str | None, dtype: str | None, check: str | None, as_json: bool) -> None:
     """Export a run and prove the export against what was trained."""
+    from danlu.export.parity import parity_lines
     from danlu.export.run import run_check, run_export
 
     result = run_check(run, check) if check else run_export(run, to_format, out, dtype)
-    lines = [
-        f"{dtype}: {found['greedy_equal']} of {found['prompts']} greedy answers identical, largest logit difference "
-        f"{found['max_logit_difference']:.2g}, argmax agreement {found['argmax_agreement']:.2%}"
-        for dtype, found in result["parity"]["by_dtype"].items()
-    ]
+    lines = parity_lines(result["parity"])
     _finish(result, as_json, "\n".join([*lines, f"  proven  {result['export_folder']}"]))
 
 

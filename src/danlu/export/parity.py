@@ -185,3 +185,12 @@ def _figure_faults(parity: Parity) -> list[str]:
             f"required {bounds.greedy_equal:.0%}"
         )
     return faults
+
+
+def parity_lines(parity: dict[str, Any]) -> list[str]:
+    """The figures for people, a line for each dtype; `parity` as in the JSON."""
+    return [
+        f"{dtype}: {found['greedy_equal']} of {found['prompts']} greedy answers identical, largest logit difference "
+        f"{found['max_logit_difference']:.2g}, argmax agreement {found['argmax_agreement']:.2%}"
+        for dtype, found in parity["by_dtype"].items()
+    ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from danlu.evaluation.report import metric_table
 from danlu.evaluation.run import run_evaluation
+from danlu.export.parity import parity_lines
 from danlu.export.run import run_export
 from danlu.recipe import load_recipe
 from danlu.runs import next_free_folder
@@ -73,11 +74,8 @@ def summary(result: dict[str, Any]) -> str:
     for example in result["examples"]:
         answers.add_row(example["messages"][-1]["content"], example["base"]["text"], example["tuned"]["text"])
     console.print(figures, answers)
-    for dtype, found in result["parity"]["by_dtype"].items():
-        console.print(
-            f"merge, {dtype}: {found['greedy_equal']} of {found['prompts']} greedy answers identical, largest logit "
-            f"difference {found['max_logit_difference']:.2g}, argmax agreement {found['argmax_agreement']:.2%}"
-        )
+    for line in parity_lines(result["parity"]):
+        console.print(f"merge, {line}")
     console.print(
         f"\n{result['seconds']:.0f} s, peak memory {result['peak_memory_bytes'] / 1e9:.2f} GB\n"
         f"  report        {result['report_folder']}/index.html\n"
