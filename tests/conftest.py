@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from danlu.data.store import Store, StoreWriter, to_batch, write_order
+from danlu.data.template import Document
 from danlu.runs import danlu_home
 
 EMBEDDED = "smollm2-135m-instruct"
@@ -44,3 +46,18 @@ def tokenizer(model_folder: Path) -> Any:
     from danlu.models.tokenizer import load_tokenizer
 
     return load_tokenizer(model_folder)
+
+
+@pytest.fixture
+def make_store(tmp_path: Path) -> Callable[[Sequence[Document]], Store]:
+    """Writes documents to a new folder and opens them."""
+
+    def make(documents: Sequence[Document]) -> Store:
+        folder = tmp_path / f"store-{len(list(tmp_path.glob('store-*')))}"
+        folder.mkdir()
+        with StoreWriter(folder) as writer:
+            writer.append(to_batch(documents, ["rows.jsonl"] * len(documents)))
+        write_order(folder, "train", range(len(documents)))
+        return Store(folder, "train")
+
+    return make

@@ -57,7 +57,7 @@ def recipe() -> None:
 @_json_option
 def recipe_check(path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check keys, types and bounds, and that the data files exist."""
-    from danlu.data.run import require_files
+    from danlu.data.inputs import require_files
     from danlu.recipe import load_recipe
 
     loaded = load_recipe(path, overrides)
@@ -80,17 +80,29 @@ def recipe_show(path: str, overrides: tuple[str, ...], as_json: bool) -> None:
 @cli.command(epilog=_OVERRIDES_HELP)
 @click.argument("path")
 @click.argument("overrides", nargs=-1)
+@click.option("--rows", multiple=True, metavar="FILE", help="Prepare these files in place of data.train's.")
+@click.option("--show", default=0, metavar="N", type=click.IntRange(0), help="Print N rows token by token.")
 @_json_option
-def data(path: str, overrides: tuple[str, ...], as_json: bool) -> None:
+def data(path: str, overrides: tuple[str, ...], rows: tuple[str, ...], show: int, as_json: bool) -> None:
     """Prepare a recipe's rows and account for each of them."""
     from danlu.data.run import prepare
+    from danlu.engines.local import local_answers
     from danlu.models.source import find_model
-    from danlu.models.tokenizer import load_tokenizer
     from danlu.recipe import load_recipe
 
-    loaded = load_recipe(path, overrides)
+    words = [*overrides, f"data.train={json.dumps(rows, ensure_ascii=False)}"] if rows else overrides
+    loaded = load_recipe(path, words)
     base = find_model(loaded.recipe.model.name, loaded.recipe.model.revision)
-    prepared = prepare(loaded, load_tokenizer(base))
+    prepared = prepare(loaded, base, local_answers)
+    if show:
+        from danlu.data.show import show_rows
+        from danlu.models.tokenizer import load_tokenizer
+
+        store = prepared.store("train")
+        shown = range(min(show, len(store)))
+        colour = sys.stderr.isatty() if as_json else sys.stdout.isatty()
+        text = show_rows(load_tokenizer(base), [store[n] for n in shown], [store.where(n) for n in shown], colour)
+        click.echo(text, err=as_json)
     _finish(prepared.summary(), as_json, prepared.describe())
 
 

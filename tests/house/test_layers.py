@@ -26,6 +26,7 @@ LAYERS = [
     ["models"],
     ["kernels"],
     ["tracking"],
+    ["pages"],
     ["runs"],
     ["recipe"],
     ["errors"],

@@ -99,3 +99,47 @@ def test_folder_that_is_no_run_exits_two(danlu, tmp_path):
     assert_input_error(done, "not a complete run folder", f"where: {tmp_path}")
     assert json.loads(done.stdout.splitlines()[-1])["error"] == "FolderError"
     assert Path(tmp_path / "recipe.yaml").read_text(encoding="utf-8") == RECIPE
+
+
+def test_data_prints_what_became_of_the_rows_and_shows_some_of_them(danlu, tmp_path):
+    other = tmp_path / "other.csv"
+    other.write_text("question,answer\n你好,您好！\nhow much,ten\n", encoding="gb18030")
+    done = danlu("data", "recipe.yaml", "--rows", str(other), "--show", "1")
+    assert done.returncode == 0, done.stderr
+    assert "other.csv:2" in done.stdout
+    assert "⟦您好！<|im_end|>⟧" in done.stdout
+    assert "2 rows read + 0 added = 2 kept + 0 dropped" in done.stdout
+
+
+def test_data_as_json_has_the_promised_keys(danlu):
+    done = danlu("data", "recipe.yaml", "--json", "--show", "1")
+    assert done.returncode == 0, done.stderr
+    assert "⟦a<|im_end|>⟧" in done.stderr
+    result = json.loads(done.stdout)
+    assert result["rows"] == {"read": 1, "added": 0, "kept": 1, "dropped": 0, "changed": 0, "cut": 0}
+    assert result["tokens"]["total"] > result["tokens"]["trained"] == 2
+    assert (Path(result["prepared_folder"]) / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("content", "parts"),
+    [
+        (b"", ["the file is empty"]),
+        (b"question,answer\n\xff\xff\xfe,a\n", ["byte", "0xff"]),
+        (b'{"question": "q", "answer": "a"}\n{"question": \n', ["not JSON", "bad.data:2"]),
+        (b'[{"question": "q", "answer": "a"}, {"que', ["bad.data"]),
+        (b"PK\x03\x04....", ["zip archive"]),
+        (b'{"question": "q"}\n', ["missing answer", "max_dropped_share"]),
+        (b'{"a": 1}\n', ["unknown format: keys a", "alpaca (instruction, output)"]),
+    ],
+)
+def test_wrong_files_end_in_one_message(danlu, tmp_path, content, parts):
+    (tmp_path / "bad.data").write_bytes(content)
+    assert_input_error(danlu("data", "recipe.yaml", "data.train=[bad.data]"), *parts)
+
+
+def test_streaming_with_what_must_see_all_rows_is_refused_at_the_check(danlu):
+    words = ["data.streaming=true", "data.cleaning=[near_duplicates]", "data.balance={by: topic}"]
+    done = danlu("recipe", "check", "recipe.yaml", *words)
+    assert_input_error(done, "near_duplicates", "data.balance")
+    assert_input_error(danlu("recipe", "check", "recipe.yaml", words[0]), "training.max_steps")

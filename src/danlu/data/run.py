@@ -6,21 +6,42 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from array import array
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from danlu import __version__
+from danlu.data.augmentation import endpoint_translator
+from danlu.data.augmentation.back_translation import Answer
+from danlu.data.balance import balance_rows, mix_rows
+from danlu.data.inputs import Inputs, require_files
 from danlu.data.ledger import Ledger
-from danlu.data.records import Messages, RowFault, to_messages
-from danlu.data.sources import Row, read_rows
-from danlu.data.split import split_rows
-from danlu.data.store import Store, write_store
-from danlu.data.template import Document, label
+from danlu.data.making import TranslationMaker, WordMaker
+from danlu.data.passes import Int64, Preparation, Rows
+from danlu.data.plan import leak_rule, make_passes, make_stage, open_key_file
+from danlu.data.prepared import EVALUATION, LEDGER, SUMMARY, TRAIN, Prepared, write_conversations
+from danlu.data.privacy.keyfile import KeyFile
+from danlu.data.report import REPORT, DataFacts, length_histogram, summary_table, write_report
+from danlu.data.selection import KINDS, LeakCheck, Split, apply_order, hold_out, require_field
+from danlu.data.sources import Source, encoding_of, fingerprint
+from danlu.data.stages import RowStage
+from danlu.data.store import Store, StoreWriter, write_order
+from danlu.data.stream import RowStream, StreamPlan
+from danlu.data.windows import read_leaks, write_held
+from danlu.data.workers import Workers, count_workers
 from danlu.errors import DataError, Fault
+from danlu.recipe.data_schema import (
+    BackTranslation,
+    SplitSection,
+)
 from danlu.recipe.load import LoadedRecipe
-from danlu.recipe.schema import SplitSection
 from danlu.runs import (
     MANIFEST,
     danlu_home,
@@ -29,207 +50,349 @@ from danlu.runs import (
     require_disk,
     write_json,
     write_manifest,
+    write_text,
 )
 
-TRAIN, EVALUATION = "train", "evaluation"
-EVALUATION_ROWS, _PROBE_ROWS = "evaluation.rows.jsonl", "probe.rows.jsonl"
-_NUM_PROBE_ROWS = 20
+_TOKENIZER_FILES = ("tokenizer*", "special_tokens_map.json", "chat_template*", "vocab*", "merges.txt", "*.model")
 
 
-def read_conversations(path: Path) -> list[Messages]:
-    """The conversations of a rows file, each ending with its reference answer; none if there is no file."""
-    # Not splitlines(): answers may hold U+2028 and the like, which JSON leaves as they are.
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-    return [json.loads(line)["messages"] for line in lines if line]
+def prepare(
+    loaded: LoadedRecipe, base: Path, local_answers: Callable[[str], Answer], held_alone: bool = False
+) -> Prepared:
+    """Reads, cleans, labels and stores the recipe's rows; the same inputs are not prepared twice.
 
+    With `data.streaming` the training rows are gone through and accounted for, and none of them is stored.
 
-@dataclass(frozen=True)
-class Prepared:
-    """A prepared folder.
-
-    Attributes:
-        folder: where it is.
-        about: its manifest.
-    """
-
-    folder: Path
-    about: dict[str, Any]
-
-    def store(self, name: str) -> Store:
-        """The documents of `train` or `evaluation`."""
-        return Store(self.folder, name)
-
-    def evaluation_rows(self) -> list[Messages]:
-        """The held-out conversations, each ending with its reference answer."""
-        return read_conversations(self.folder / EVALUATION_ROWS)
-
-    def probe_rows(self) -> list[Messages]:
-        """Up to 20 held-out conversations spread evenly, or training ones if none is held out."""
-        return read_conversations(self.folder / _PROBE_ROWS)
-
-    def describe(self) -> str:
-        """The summary for people."""
-        rows, tokens = self.about["rows"], self.about["tokens"]
-        splits = ", ".join(f"{name} {split['rows']}" for name, split in self.about["splits"].items())
-        return (
-            f"{rows['read']} rows read + {rows['added']} added = {rows['kept']} kept + {rows['dropped']} dropped "
-            f"({rows['changed']} changed, {rows['cut']} cut); {splits}\n"
-            f"{tokens['total']} tokens, {tokens['trained']} of them trained\n"
-            f"  prepared  {self.folder}\n  ledger    {self.folder / 'ledger.json'}"
-        )
-
-    def summary(self) -> dict[str, Any]:
-        """The keys that `danlu data --json` promises."""
-        return {
-            "prepared_folder": str(self.folder),
-            "rows": self.about["rows"],
-            "tokens": self.about["tokens"],
-            "splits": self.about["splits"],
-        }
-
-
-@dataclass(frozen=True)
-class _Kept:
-    row: Row
-    messages: Messages
-    documents: list[Document]
-
-
-def prepare(loaded: LoadedRecipe, tokenizer: Any) -> Prepared:
-    """Reads, labels and stores the recipe's rows; the same inputs are not prepared twice.
+    Args:
+        loaded: a checked recipe.
+        base: folder of the base model, for its tokenizer.
+        local_answers: loads a model by its name, to answer prompts with (back-translation without an endpoint).
+        held_alone: leave the training files alone and prepare those with evaluation rows, for a run that streams.
 
     Raises:
         DataError: a file is wrong, too many rows would be dropped, or nothing can be held out.
         ResourceError: the disk is too full.
     """
-    data, seed = loaded.recipe.data, loaded.recipe.run.seed
-    train, held = require_files(loaded)
+    data = loaded.recipe.data
+    inputs = require_files(loaded)
+    if held_alone:
+        inputs = replace(inputs, train=[])
+    key_file = open_key_file(data)
     about = {
-        "inputs": {str(path): file_hash(path) for path in [*train, *held]},
-        "recipe": json.loads(data.model_dump_json()),
-        "seed": seed,
-        "tokenizer": _tokenizer_hash(tokenizer),
+        "inputs": {source.shown: fingerprint(source) for source in inputs.files()},
+        "recipe": json.loads(data.model_dump_json(exclude={"num_workers"})),
+        "seed": loaded.recipe.run.seed,
+        "tokenizer": _hash_files(path for pattern in _TOKENIZER_FILES for path in sorted(base.glob(pattern))),
+        "masking_key": key_file.secret_fingerprint if key_file else None,
         "version": __version__,
+        "code": _hash_files(sorted(Path(__file__).parent.rglob("*.py"))),
     }
-    folder = danlu_home() / "prepared" / _key(about)
-    if (folder / MANIFEST).is_file():
-        return Prepared(folder, read_manifest(folder, "prepared"))
-    require_disk(folder.parent, 4 * sum(path.stat().st_size for path in [*train, *held]), "the prepared data")
-    ledger = Ledger()
-    kept = {
-        name: _label_files(paths, tokenizer, data.max_sequence_tokens, ledger)
-        for name, paths in ((TRAIN, train), (EVALUATION, held))
-    }
-    ledger.check(data.max_dropped_share)
-    if isinstance(data.evaluation, SplitSection):
-        kept = _hold_out(kept[TRAIN], data.evaluation, seed)
-    if not kept[TRAIN]:
-        raise DataError(Fault("no training rows are left", "data.train", hint="see the reasons in `danlu data --json`"))
-    _write(folder, kept, ledger, about)
+    name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
+    folder = danlu_home() / "prepared" / name
+    if not (folder / MANIFEST).is_file():
+        stored = [source for _, source in inputs.evaluation] if data.streaming else inputs.files()
+        needed = 4 * sum(map(_num_bytes, stored))
+        require_disk(folder.parent, needed, "the prepared data")
+        with _aside(folder) as aside:
+            _Preparing(loaded, base, inputs, key_file, local_answers).fill(aside, folder, about)
     return Prepared(folder, read_manifest(folder, "prepared"))
 
 
-def require_files(loaded: LoadedRecipe) -> tuple[list[Path], list[Path]]:
-    """The recipe's training and evaluation files.
+@contextmanager
+def open_stream(
+    loaded: LoadedRecipe, base: Path, held: Prepared, folder: Path, position: int = 0
+) -> Iterator[RowStream]:
+    """The training rows as they are read.
+
+    Args:
+        loaded: a checked recipe.
+        base: folder of the base model, for its tokenizer.
+        held: the prepared evaluation rows.
+        folder: of the run; `changes.jsonl` is written there.
+        position: where to begin, a stream's `position`.
 
     Raises:
-        DataError: with a fault for each that is not there.
+        DataError: a file can't be found.
     """
     data = loaded.recipe.data
-    train = [loaded.find(name) for name in data.train]
-    held = [loaded.find(name) for name in data.evaluation] if isinstance(data.evaluation, tuple) else []
-    missing = [
-        Fault(
-            "this is a folder, not a data file" if os.path.isdir(path) else "no such data file",
-            str(path),
-            "a file's path from here, or from beside the recipe",
-            "check data.train and data.evaluation",
-        )
-        for path in [*train, *held]
-        if not os.path.isfile(path)
-    ]
-    if missing:
-        raise DataError(*missing)
-    return train, held
+    key_file = open_key_file(data)
 
+    def note(tokens: dict[str, str]) -> None:
+        if key_file is not None and not tokens.keys() <= key_file.tokens.keys():
+            key_file.add(tokens)
 
-def _tokenizer_hash(tokenizer: Any) -> str:
-    words = [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template]
-    return hashlib.sha256(json.dumps(words).encode()).hexdigest()
-
-
-def _key(about: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _label_files(paths: Sequence[Path], tokenizer: Any, max_tokens: int, ledger: Ledger) -> list[_Kept]:
-    kept = []
-    for row in [row for path in paths for row in read_rows(path)]:
-        ledger.read += 1
+    plan = _Preparing(loaded, base, require_files(loaded), key_file, _nobody).stream_plan(held.folder, note)
+    with Ledger(folder) as ledger, Workers(count_workers(data.num_workers)) as workers:
+        stream = RowStream(plan, workers, ledger, position)
         try:
-            form, messages = to_messages(row.value)
-            documents = label(tokenizer, messages)
-            longest = max(len(document.ids) for document in documents)
-            if longest > max_tokens:
-                raise RowFault(f"longer than data.max_sequence_tokens = {max_tokens}: {longest} tokens")
-        except RowFault as fault:
-            ledger.drop(row, str(fault))
-            continue
-        ledger.keep(form)
-        kept.append(_Kept(row, messages, documents))
-    return kept
+            yield stream
+        finally:
+            stream.close()
 
 
-def _hold_out(kept: list[_Kept], split: SplitSection, seed: int) -> dict[str, list[_Kept]]:
-    field = split.stratify_by
-    without = [item.row.where for item in kept if field and field not in item.row.value]
-    if without:
-        raise DataError(
-            Fault(
-                f"{len(without)} rows have no field `{field}`",
-                without[0],
-                "a field that every row has",
-                "change data.evaluation.stratify_by, or leave it out",
-            )
-        )
-    keys = [json.dumps(item.row.value[field]) if field else "" for item in kept]
-    try:
-        train, held = split_rows(keys, seed, rows=split.rows, share=split.share)
-    except ValueError as error:
-        raise DataError(
-            Fault(str(error), "data.evaluation", f"1 to {len(kept) - 1} rows", "change data.evaluation")
-        ) from error
-    return {TRAIN: [kept[index] for index in train], EVALUATION: [kept[index] for index in held]}
+def _nobody(name: str) -> Answer:
+    raise LookupError(name)  # no row is made from others where rows are streamed
 
 
-def _write(folder: Path, kept: dict[str, list[_Kept]], ledger: Ledger, about: dict[str, Any]) -> None:
-    aside = folder.with_name(f"{folder.name}.part")
+@contextmanager
+def _aside(folder: Path) -> Iterator[Path]:
+    """A folder to fill, which takes its name when all went well and is removed when not."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob("*.part-*"):
+        if not os.path.exists(f"/proc/{left.name.rpartition('-')[2]}"):
+            shutil.rmtree(left, ignore_errors=True)
+    aside = folder.with_name(f"{folder.name}.part-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    splits = {}
-    for name, items in kept.items():
-        write_store(aside, name, [document for item in items for document in item.documents])
-        store = Store(aside, name)
-        splits[name] = {
-            "rows": len(items),
-            "documents": len(store),
-            "tokens": store.num_tokens,
-            "trained_tokens": store.num_trained_tokens,
+    aside.mkdir(mode=0o700)
+    try:
+        yield aside
+        if not (folder / MANIFEST).is_file():
+            shutil.rmtree(folder, ignore_errors=True)
+            aside.replace(folder)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _hash_files(paths: Iterable[Path]) -> str:
+    return hashlib.sha256(json.dumps([[path.name, file_hash(path)] for path in paths]).encode()).hexdigest()
+
+
+def _num_bytes(source: Source) -> int:
+    return 0 if source.remote else os.path.getsize(source.path)
+
+
+class _Preparing:
+    """One preparation, from files to a folder.
+
+    Args:
+        loaded: the recipe.
+        base: folder of the base model.
+        inputs: the files.
+        key_file: for reversible masking.
+        local_answers: loads a model that answers prompts.
+    """
+
+    def __init__(
+        self,
+        loaded: LoadedRecipe,
+        base: Path,
+        inputs: Inputs,
+        key_file: KeyFile | None,
+        local_answers: Callable[[str], Answer],
+    ) -> None:
+        self._data, self._seed, self._recipe_path = loaded.recipe.data, loaded.recipe.run.seed, loaded.path
+        self._base, self._inputs, self._key_file, self._local_answers = base, inputs, key_file, local_answers
+        self._tokens: dict[str, str] = {}
+        self._streamed: dict[str, int] = {}
+        self._streamed_lengths = array("i")
+        self._started = time.perf_counter()
+
+    def fill(self, aside: Path, folder: Path, about: dict[str, Any]) -> None:
+        """Fills a folder that will have another name; its manifest comes last."""
+        spools = aside / "spools"
+        spools.mkdir(mode=0o700)
+        num_workers = count_workers(self._data.num_workers)
+        with Ledger(aside) as ledger, StoreWriter(aside) as writer, Workers(num_workers) as workers:
+            self._ledger, self._workers = ledger, workers
+
+            def preparation(name: str) -> Preparation:
+                return Preparation(spools, name, workers, ledger, writer, self._tokens)
+
+            rows, numbers, held, held_numbers = self._select(preparation)
+            account(ledger, rows, numbers)
+            account(ledger, held, held_numbers)
+            write_conversations(aside, rows, numbers, held, held_numbers)
+            if self._data.streaming:
+                write_held(aside, held, held_numbers)
+                self._go_through(aside)
+        if self._key_file is not None:
+            self._key_file.add(self._tokens)
+        shutil.rmtree(spools)
+        splits = {
+            TRAIN: _write_split(aside, TRAIN, rows, numbers) | self._streamed,
+            EVALUATION: _write_split(aside, EVALUATION, held, held_numbers),
         }
-    _write_conversations(aside / EVALUATION_ROWS, kept[EVALUATION])
-    source = kept[EVALUATION] or kept[TRAIN]
-    count = min(_NUM_PROBE_ROWS, len(source))
-    _write_conversations(aside / _PROBE_ROWS, [source[place * len(source) // count] for place in range(count)])
-    write_json(aside / "ledger.json", ledger.to_json())
-    tokens = {
-        "total": sum(split["tokens"] for split in splits.values()),
-        "trained": sum(split["trained_tokens"] for split in splits.values()),
+        self._close(aside, folder, about, splits)
+
+    def _select(self, preparation: Callable[[str], Preparation]) -> tuple[Rows, Int64, Rows, Int64]:
+        """All labelled rows with the numbers of those that train, and the same of those that judge."""
+        data, ledger = self._data, self._ledger
+        compare, threshold = leak_rule(data)
+        split = data.evaluation if isinstance(data.evaluation, SplitSection) else None
+        stage, passes = make_stage(data, self._inputs.sections, self._base, self._key_file), make_passes(data.cleaning)
+        training = preparation(TRAIN)
+        stored = [] if data.streaming else self._inputs.train
+        rows = training.run(stored, passes, replace(stage, compare=KINDS[compare] if split else ()))
+        if split:
+            ledger.check(len(rows), data.max_dropped_share)
+            numbers, held_numbers = hold_out(rows, Split(**vars(split)), self._seed, threshold)
+            held = rows
+        else:
+            held = preparation(EVALUATION).run(self._inputs.evaluation, passes, stage)
+            numbers, held_numbers = np.arange(len(rows)), np.arange(len(held))
+        leaks = LeakCheck(held, held_numbers, compare, threshold)
+        numbers = leaks.drop(rows, numbers, self._workers, ledger)
+        if not data.streaming:
+            ledger.check(len(numbers), data.max_dropped_share)
+        elif self._inputs.evaluation:
+            ledger.check(len(held_numbers), data.max_dropped_share)
+        before = numbers
+        numbers = self._balance(rows, self._mix(rows, numbers))
+        made = self._augment(training, rows, np.unique(numbers), replace(stage, masks=False))
+        numbers = np.concatenate([numbers, leaks.drop(rows, made, self._workers, ledger)])
+        self._classes = self._count_classes(rows, before, numbers)
+        return rows, numbers, held, held_numbers
+
+    def stream_plan(self, held: Path, note_tokens: Callable[[dict[str, str]], None]) -> StreamPlan:
+        """How the training rows are streamed; `held` has the evaluation rows."""
+        data = self._data
+        compare, threshold = leak_rule(data)
+        return StreamPlan(
+            self._inputs.train,
+            replace(
+                make_stage(data, self._inputs.sections, self._base, self._key_file),
+                steps=make_passes(data.cleaning)[-1].steps,
+            ),
+            read_leaks(held, compare, threshold),
+            data.shuffle_window_rows,
+            self._seed,
+            data.max_dropped_share,
+            note_tokens,
+        )
+
+    def _go_through(self, aside: Path) -> None:
+        """Accounts for all training rows of a stream, if their files are at hand, and keeps none."""
+        if self._inputs.train:
+            stream = RowStream(self.stream_plan(aside, self._tokens.update), self._workers, self._ledger)
+            self._streamed_lengths.extend(len(document.ids) for document in stream.pass_through())
+            self._streamed = stream.split()
+
+    def _mix(self, rows: Rows, numbers: Int64) -> Int64:
+        sections = self._inputs.sections[: len(self._data.train)]
+        shares = {number: section.share for number, section in enumerate(sections) if section.share is not None}
+        if not shares and self._data.mixing is None:
+            return numbers
+        total = self._data.mixing.total_rows if self._data.mixing else None
+        try:
+            chosen = mix_rows([rows.sources[number] for number in numbers], shares, total, self._seed)
+        except ValueError as error:
+            hint = "change the shares of the sources"
+            raise DataError(Fault(str(error), "data.train, data.mixing", hint=hint)) from error
+        return apply_order(rows, numbers, chosen, "mixing", self._ledger)
+
+    def _balance(self, rows: Rows, numbers: Int64) -> Int64:
+        balance = self._data.balance
+        if balance is None:
+            return numbers
+        if balance.by != "source":
+            require_field(rows, balance.by, "data.balance.by")
+        classes = rows.sources if balance.by == "source" else rows.fields[balance.by]
+        keys = [classes[number] for number in numbers]
+        chosen = balance_rows(keys, balance.method, balance.rows_per_class, self._seed)
+        return apply_order(rows, numbers, chosen, "balance", self._ledger)
+
+    def _count_classes(self, rows: Rows, before: Int64, after: Int64) -> dict[str, dict[str, int]]:
+        """Training rows of each class before mixing, balance and augmentation and after, if a class is named."""
+        split = self._data.evaluation if isinstance(self._data.evaluation, SplitSection) else None
+        name = (self._data.balance and self._data.balance.by) or (split and split.stratify_by)
+        if not name or name not in rows.fields:
+            return {}
+        values = np.asarray(rows.fields[name])
+        return {
+            value: {"before": int((values[before] == code).sum()), "after": int((values[after] == code).sum())}
+            for value, code in rows.names[name].items()
+        }
+
+    def _augment(self, training: Preparation, rows: Rows, numbers: Int64, stage: RowStage) -> Int64:
+        """Numbers of the new rows, made from those numbered."""
+        first = len(rows)
+        for place, section in enumerate(self._data.augmentation):
+            wanted = round(section.share * len(numbers))
+            generator = np.random.default_rng([self._seed, place])
+            turns = -(-wanted // max(len(numbers), 1))
+            parents = np.concatenate([numbers[:0], *(generator.permutation(numbers) for _ in range(turns))])[:wanted]
+            if isinstance(section, BackTranslation):
+                # What translates is a server's or a model's business: no need of more processes here.
+                translate = partial(self._translator, section)
+                training.add(
+                    rows, section.type, TranslationMaker(section.through, translate), parents, stage, Workers(1)
+                )
+            else:
+                words = WordMaker(section.type, section.rate, f"{self._seed}:{place}")
+                training.add(rows, section.type, words, parents, stage, self._workers)
+        return np.arange(first, len(rows))
+
+    def _translator(self, section: BackTranslation) -> Answer:
+        if section.endpoint is None:
+            return self._local_answers(section.model)
+        key = os.environ.get(section.api_key_variable, "")
+        return endpoint_translator(section.endpoint, section.model, key)
+
+    def _close(self, aside: Path, folder: Path, about: dict[str, Any], splits: dict[str, dict[str, int]]) -> None:
+        tokens = {
+            "total": sum(split["tokens"] for split in splits.values()),
+            "trained": sum(split["trained_tokens"] for split in splits.values()),
+        }
+        write_json(aside / LEDGER, self._ledger.to_json())
+        facts = self._facts(aside, folder, splits, tokens)
+        write_report(aside / REPORT, facts)
+        write_text(aside / SUMMARY, summary_table(facts) + "\n")
+        rows = self._ledger.rows()
+        steps = [step.to_json() for step in self._ledger.steps.values()]
+        write_manifest(aside, "prepared", {**about, "rows": rows, "tokens": tokens, "splits": splits, "steps": steps})
+
+    def _facts(self, aside: Path, folder: Path, splits: dict[str, dict[str, int]], tokens: dict[str, int]) -> DataFacts:
+        ledger = self._ledger
+        lengths = np.concatenate([*(Store(aside, name).lengths() for name in splits), self._streamed_lengths])
+        return DataFacts(
+            recipe=str(self._recipe_path),
+            rows=ledger.rows(),
+            tokens=tokens,
+            max_sequence_tokens=self._data.max_sequence_tokens,
+            prepared_folder=str(folder),
+            seconds=time.perf_counter() - self._started,
+            created=time.strftime("%Y-%m-%d %H:%M:%S"),
+            inputs=[
+                {
+                    "path": source.shown,
+                    "encoding": "" if source.remote else encoding_of(source),
+                    "rows": ledger.files[source.shown],
+                    "bytes": _num_bytes(source),
+                }
+                for source in self._inputs.files()
+            ],
+            splits=splits,
+            formats=dict(ledger.formats),
+            classes=self._classes,
+            languages=dict(ledger.writings),
+            steps=[step.to_json() for step in ledger.steps.values()],
+            reasons=ledger.reasons(),
+            histogram=length_histogram(lengths, self._data.max_sequence_tokens),
+            masked=dict(ledger.masked),
+        )
+
+
+def account(ledger: Ledger, rows: Rows, numbers: Int64) -> None:
+    """Every row numbered is kept, as often as its number comes; what was done to it is written down."""
+    counts = np.bincount(numbers, minlength=len(rows))
+    flags = np.frombuffer(bytes(rows.flags), np.uint8)
+    forms = np.asarray(rows.forms)
+    for form, number in rows.names["form"].items():
+        ledger.keep_plain(form, int(counts[(forms == number) & (flags == 0)].sum()))
+    for number in np.flatnonzero((counts > 0) & (flags > 0)).tolist():
+        ledger.keep(rows.item(number), int(counts[number]))
+
+
+def _write_split(folder: Path, name: str, rows: Rows, numbers: Int64) -> dict[str, int]:
+    """Writes which documents a split has; rows, documents and tokens of it."""
+    write_order(folder, name, rows.documents(numbers))
+    rejected = rows.rejected(numbers)
+    if len(rejected):
+        write_order(folder, f"{name}.rejected", rejected)
+    store = Store(folder, name)
+    return {
+        "rows": len(numbers),
+        "documents": len(store),
+        "tokens": store.num_tokens,
+        "trained_tokens": store.num_trained_tokens,
     }
-    write_manifest(aside, "prepared", {**about, "rows": ledger.rows(), "tokens": tokens, "splits": splits})
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.replace(folder)
-
-
-def _write_conversations(path: Path, items: Sequence[_Kept]) -> None:
-    lines = [json.dumps({"where": item.row.where, "messages": item.messages}, ensure_ascii=False) for item in items]
-    path.write_text("".join(line + "\n" for line in lines), encoding="utf-8")

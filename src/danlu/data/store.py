@@ -1,9 +1,14 @@
-"""Prepared data on disk: flat int32 tokens, document offsets and trained spans as memory-mapped Arrow IPC."""
+"""Prepared documents on disk: int32 tokens and trained spans as memory-mapped Arrow, and orders over them.
+
+`documents.arrow` holds each labelled document once, with the place of its row. `train.arrow`, `evaluation.arrow` and
+the like are lists of document numbers: a row that is repeated, held out or left out costs four bytes, not a copy.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -15,66 +20,133 @@ from danlu.data.template import Document
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
 
+DOCUMENTS = "documents.arrow"
+_SCHEMA = pa.schema({"tokens": pa.list_(pa.int32()), "spans": pa.list_(pa.int32()), "where": pa.string()})
+_NUMBERS = pa.schema({"document": pa.int32()})
+
+
+def to_batch(documents: Sequence[Document], wheres: Sequence[str]) -> pa.RecordBatch:
+    """Documents as one Arrow batch; `spans` is start, end, start, end, ...
+
+    Args:
+        documents: D documents.
+        wheres: the place of the row that each came from.
+    """
+    spans = [[edge for span in document.spans for edge in span] for document in documents]
+    tokens = [np.asarray(document.ids, np.int32) for document in documents]
+    columns = [
+        _lists(tokens),
+        _lists([np.asarray(edges, np.int32) for edges in spans]),
+        pa.array(wheres, pa.string()),
+    ]
+    return pa.record_batch(columns, schema=_SCHEMA)
+
+
+def _lists(parts: Sequence[Int32]) -> pa.Array:
+    offsets = np.cumsum([0, *(len(part) for part in parts)], dtype=np.int32)
+    values = np.concatenate(parts) if parts else np.empty(0, np.int32)
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+
+class StoreWriter:
+    """Writes documents batch by batch; memory does not grow with their number.
+
+    Attributes:
+        num_documents: written so far.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._sink = pa.OSFile(str(folder / DOCUMENTS), "wb")
+        self._writer = pa.ipc.new_file(self._sink, _SCHEMA)
+        self.num_documents = 0
+
+    def append(self, batch: pa.RecordBatch) -> None:
+        """Adds what `to_batch` made."""
+        if batch.num_rows:
+            self._writer.write_batch(batch)
+        self.num_documents += batch.num_rows
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._writer.close()
+        self._sink.close()
+
+
+def write_order(folder: Path, name: str, documents: Int64 | Sequence[int]) -> None:
+    """Writes which documents a split has, in which order, as `NAME.arrow`."""
+    batch = pa.record_batch([pa.array(documents, pa.int32())], schema=_NUMBERS)
+    with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as sink, pa.ipc.new_file(sink, _NUMBERS) as writer:
+        writer.write_batch(batch)
+
 
 class Store:
     """Documents of one split, read without copying.
 
-    A document is found by one integer, its index; the tokens themselves stay on disk until they are used.
+    A document is found by one integer, its place in the split; the tokens stay on disk until they are used.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
-        self._tokens: Int32 = _column(folder / f"{name}.tokens.arrow", "token")
-        self._offsets: Int64 = _column(folder / f"{name}.offsets.arrow", "offset")
-        self._span_offsets: Int64 = _column(folder / f"{name}.offsets.arrow", "span_offset")
-        spans = folder / f"{name}.spans.arrow"
-        self._starts: Int32 = _column(spans, "start")
-        self._ends: Int32 = _column(spans, "end")
+        order = _open(folder / f"{name}.arrow").read_all().column(0).combine_chunks()
+        self._order: Int32 = np.asarray(order)
+        reader = _open(folder / DOCUMENTS)
+        self._batches: list[Any] = [reader.get_batch(number) for number in range(reader.num_record_batches)]
+        self._firsts: Int64 = np.cumsum([0, *(batch.num_rows for batch in self._batches)], dtype=np.int64)
 
     def __len__(self) -> int:
-        return len(self._offsets) - 1
+        return len(self._order)
 
     def __getitem__(self, index: int) -> Document:
-        start, end = int(self._offsets[index]), int(self._offsets[index + 1])
-        first, last = int(self._span_offsets[index]), int(self._span_offsets[index + 1])
-        spans = zip(self._starts[first:last].tolist(), self._ends[first:last].tolist(), strict=True)
-        return Document(tuple(self._tokens[start:end].tolist()), tuple(spans))
+        batch, row = self._find(index)
+        edges = _list_at(batch.column(1), row).tolist()
+        spans = tuple(zip(edges[::2], edges[1::2], strict=True))
+        return Document(tuple(_list_at(batch.column(0), row).tolist()), spans)
+
+    def where(self, index: int) -> str:
+        """The place of the row that a document came from."""
+        batch, row = self._find(index)
+        return str(batch.column(2)[row].as_py())
+
+    def _find(self, index: int) -> tuple[Any, int]:
+        number = int(self._order[index])
+        place = int(np.searchsorted(self._firsts, number, side="right")) - 1
+        return self._batches[place], number - int(self._firsts[place])
 
     def lengths(self) -> Int64:
         """Tokens of each document."""
-        return np.diff(self._offsets)
+        return self._sizes(0)
 
     @property
     def num_tokens(self) -> int:
-        """Tokens of all documents."""
-        return len(self._tokens)
+        """Tokens of all documents, each counted as often as it comes."""
+        return int(self.lengths().sum())
 
     @property
     def num_trained_tokens(self) -> int:
-        """Trained tokens of all documents."""
-        return int(np.sum(self._ends.astype(np.int64) - self._starts))
+        """Trained tokens of all documents, each counted as often as it comes."""
+        trained = [_trained(batch.column(1)) for batch in self._batches]
+        return int(np.concatenate([*trained, np.empty(0, np.int64)])[self._order].sum())
+
+    def _sizes(self, column: int) -> Int64:
+        sizes = [np.diff(np.asarray(batch.column(column).offsets)).astype(np.int64) for batch in self._batches]
+        ordered: Int64 = np.concatenate([*sizes, np.empty(0, np.int64)])[self._order]
+        return ordered
 
 
-def write_store(folder: Path, name: str, documents: Sequence[Document]) -> None:
-    """Writes the documents of one split as `NAME.tokens.arrow`, `NAME.offsets.arrow`, `NAME.spans.arrow`."""
-    offsets = np.cumsum([0, *(len(document.ids) for document in documents)], dtype=np.int64)
-    span_offsets = np.cumsum([0, *(len(document.spans) for document in documents)], dtype=np.int64)
-    tokens = np.fromiter((token for document in documents for token in document.ids), np.int32)
-    spans = np.array([span for document in documents for span in document.spans], np.int32).reshape(-1, 2)
-    _write(folder / f"{name}.tokens.arrow", token=tokens)
-    _write(folder / f"{name}.offsets.arrow", offset=offsets, span_offset=span_offsets)
-    _write(folder / f"{name}.spans.arrow", start=spans[:, 0], end=spans[:, 1])
+def _trained(spans: Any) -> Int64:
+    """Trained tokens of each document of a batch."""
+    offsets, edges = np.asarray(spans.offsets), np.asarray(spans.values).astype(np.int64)
+    before = np.concatenate([[0], np.cumsum(edges[1::2] - edges[::2])])
+    trained: Int64 = np.diff(before[offsets // 2])
+    return trained
 
 
-def _write(path: Path, **columns: npt.NDArray[np.generic]) -> None:
-    table = pa.table({name: pa.array(np.ascontiguousarray(column)) for name, column in columns.items()})
-    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table.combine_chunks())
-
-
-def _column(path: Path, name: str) -> npt.NDArray[Any]:
-    with pa.memory_map(str(path)) as source:
-        column = pa.ipc.open_file(source).read_all().column(name)
-    if column.num_chunks == 0:
-        return np.empty(0, column.type.to_pandas_dtype())
-    values: npt.NDArray[Any] = column.chunk(0).to_numpy(zero_copy_only=True)
+def _list_at(column: Any, row: int) -> Int32:
+    offsets = column.offsets
+    values: Int32 = np.asarray(column.values)[offsets[row].as_py() : offsets[row + 1].as_py()]
     return values
+
+
+def _open(path: Path) -> Any:
+    return pa.ipc.open_file(pa.memory_map(str(path)))

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
-from danlu.runs import write_text
+from danlu.pages.charts import round_ticks
+from danlu.pages.page import write_page
 
 _WIDTH, _HEIGHT, _MARGIN = 640.0, 240.0, 48.0
 _SHORT = {"rouge_l": "ROUGE-L", "compliance": "keeping the house rules", "finished": "ending its answers"}
@@ -25,22 +25,17 @@ def write_report(path: Path, content: dict[str, Any]) -> None:
         path: the HTML file.
         content: as in `report.json`.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("danlu.evaluation", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+    write_page(
+        path,
+        "danlu.evaluation",
+        "report.html.j2",
+        {
+            **content,
+            "table": metric_table(content["metrics"], content["loss_rows"]),
+            "chart": curve_chart(content["curve"]),
+            "verdict": verdict(content["metrics"]),
+        },
     )
-    page = environment.get_template("report.html.j2").render(
-        **content,
-        table=metric_table(content["metrics"], content["loss_rows"]),
-        chart=curve_chart(content["curve"]),
-        verdict=verdict(content["metrics"]),
-    )
-    write_text(path, page)
 
 
 def metric_table(metrics: dict[str, dict[str, float]], loss_rows: int | None = None) -> list[dict[str, str]]:
@@ -100,11 +95,3 @@ def curve_chart(curve: list[dict[str, Any]]) -> dict[str, Any] | None:
         "dots": [place(*point) for point in held],
         "ticks": [{"y": place(1, value)[1], "text": f"{value:g}"} for value in ticks],
     }
-
-
-def round_ticks(largest: float) -> list[float]:
-    """Round numbers from 0 to the first that is not below `largest`, at most six of them."""
-    largest = max(largest, 1e-6)
-    magnitude = 10.0 ** math.floor(math.log10(largest))
-    step = next(size * magnitude for size in (0.2, 0.5, 1.0, 2.0) if math.ceil(largest / (size * magnitude)) <= 5)
-    return [round(part * step, 9) for part in range(math.ceil(largest / step) + 1)]

@@ -146,7 +146,8 @@ def _fault(document: Document, finding: _Finding) -> Fault:
     if kind in ("missing", "union_tag_not_found"):
         return _missing_key(document, finding)
     if kind == "union_tag_invalid":
-        key = (*key, "type")
+        if not isinstance(_value_at(document, key), str):  # a name alone stands for {type: name}
+            key = (*key, "type")
         message = f"should be {finding.context['expected_tags']}"
     else:
         message = finding.message

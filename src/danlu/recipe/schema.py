@@ -5,24 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-
-class Section(BaseModel):
-    """A part of the recipe: frozen, strict about types, closed to unknown keys."""
-
-    model_config = ConfigDict(frozen=True, strict=True, extra="forbid", validate_default=True, allow_inf_nan=False)
-
-
-def _compiles(pattern: str) -> str:
-    try:
-        re.compile(pattern)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from error
-    return pattern
-
-
-Pattern = Annotated[str, AfterValidator(_compiles)]
+from danlu.recipe.base import Pattern, Section
+from danlu.recipe.data_schema import DataSection
 
 
 class ModelSection(Section):
@@ -36,37 +22,6 @@ class ModelSection(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
         "auto",
         description="What the base computes in. auto: bfloat16 where the processor has it, else float32.",
-    )
-
-
-class SplitSection(Section):
-    """How evaluation rows are held out of the training files."""
-
-    share: float | None = Field(None, gt=0.0, lt=1.0, description="Share of the rows that is held out.")
-    rows: int | None = Field(None, ge=1, description="Number of rows that is held out.")
-    stratify_by: str | None = Field(
-        None, description="Field of the rows; each of its values is held out in the same proportion."
-    )
-
-    @model_validator(mode="after")
-    def _one_size(self) -> SplitSection:
-        if (self.share is None) == (self.rows is None):
-            raise ValueError("give exactly one of share and rows")
-        return self
-
-
-class DataSection(Section):
-    """The rows to learn from and to be judged on."""
-
-    train: tuple[str, ...] = Field(min_length=1, description="JSON or JSONL files with the training rows.")
-    evaluation: SplitSection | tuple[str, ...] | None = Field(
-        None, description="A share or number of rows to hold out, a list of files, or null for none."
-    )
-    max_sequence_tokens: int = Field(
-        512, ge=8, le=1_048_576, description="Longest row in tokens; a longer one is dropped and listed."
-    )
-    max_dropped_share: float = Field(
-        0.05, ge=0.0, le=1.0, description="The run stops when a larger share of the rows would be dropped."
     )
 
 
@@ -232,3 +187,11 @@ class Recipe(Section):
     evaluation: EvaluationSection | None = None
     export: ExportSection = ExportSection()
     run: RunSection = RunSection()
+
+    @field_validator("training")
+    @classmethod
+    def _has_an_end(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
+        data = info.data.get("data")
+        if data is not None and data.streaming and training.max_steps is None:
+            raise ValueError("data.streaming needs training.max_steps: rows that are not counted give no end")
+        return training

@@ -1,4 +1,4 @@
-"""Which documents form which step: every document once per epoch, in a seeded order, none left over."""
+"""Which documents form which step: of prepared rows every one once per epoch, of streamed rows the next ones."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from danlu.data.packing import pack, split_into_packs
 from danlu.data.store import Store
+from danlu.data.stream import RowStream, parts_of
 from danlu.data.template import Document
 from danlu.training.frozen import FrozenLayers
 from danlu.training.objectives import Batch, to_batch
@@ -57,6 +58,15 @@ class Feed:
         """Optimizer steps that one pass over the documents takes."""
         return len(self.store) / self.global_batch_size
 
+    @property
+    def size(self) -> str:
+        """How much there is to learn from, in words."""
+        return f"{len(self.store)} documents"
+
+    def epoch(self, step: int) -> float:
+        """Passes over the documents that are done after so many steps."""
+        return step / self.steps_per_epoch
+
     def documents(self, step: int) -> list[Document]:
         """The documents of a step, counted from 0."""
         total = len(self.store)
@@ -72,6 +82,82 @@ class Feed:
     def pack(self, documents: list[Document]) -> list[Batch]:
         """Any documents as micro-batches, packed as the run's are."""
         return to_batches(documents, self.micro_batch_tokens, self.share_prefix, self.device, self.frozen)
+
+
+class StreamFeed:
+    """The order of a run's documents where rows are streamed: those of a step are the next of the stream.
+
+    Args:
+        stream: the documents, at the place of the first step.
+        num_steps: optimizer steps of the whole run.
+        global_batch_size: documents per step.
+        micro_batch_tokens: most computed tokens in one forward pass.
+        share_prefix: compute a pack's common prefix once.
+        device: where batches are put.
+        first_step: the step that the stream's place belongs to, counted from 0.
+
+    Attributes:
+        num_steps: as given.
+    """
+
+    def __init__(
+        self,
+        stream: RowStream,
+        num_steps: int,
+        global_batch_size: int,
+        micro_batch_tokens: int,
+        share_prefix: bool,
+        device: torch.device,
+        first_step: int = 0,
+    ) -> None:
+        self.num_steps = num_steps
+        self._stream, self._batch_size, self._first = stream, global_batch_size, first_step
+        self._packing = (micro_batch_tokens, share_prefix, device)
+        self._positions = [stream.position]
+        self._next, self._documents = first_step, list[Document]()
+
+    @property
+    def size(self) -> str:
+        """How much there is to learn from, in words."""
+        return "streamed rows"
+
+    def epoch(self, step: int) -> float:
+        """Passes over the rows that are done after so many steps, whole ones; of steps that were asked for."""
+        return float(parts_of(self.position(step))[0])
+
+    def position(self, step: int) -> int:
+        """The place in the stream after so many steps, from which it goes on; of steps that were asked for."""
+        return self._positions[step - self._first]
+
+    def documents(self, step: int) -> list[Document]:
+        """The documents of a step, counted from 0.
+
+        A later step than the next passes over documents, which are not counted in the ledger; an earlier one than
+        the last goes back, and its documents are counted again.
+
+        Raises:
+            ValueError: the step is before the stream's first.
+            DataError: a file is wrong, or too many rows are dropped.
+        """
+        if step < self._first:
+            raise ValueError(f"step {step} is before the first, {self._first}")
+        if step < self._next - 1:
+            self._next = step
+            self._stream.seek(self.position(step))
+            del self._positions[step - self._first + 1 :]
+        while self._next <= step:
+            self._documents = self._stream.take(self._batch_size, counted=self._next == step)
+            self._positions.append(self._stream.position)
+            self._next += 1
+        return self._documents
+
+    def batches(self, step: int) -> list[Batch]:
+        """The micro-batches of a step, counted from 0."""
+        return self.pack(self.documents(step))
+
+    def pack(self, documents: list[Document]) -> list[Batch]:
+        """Any documents as micro-batches, packed as the run's are."""
+        return to_batches(documents, *self._packing)
 
 
 @functools.lru_cache(maxsize=2)

@@ -10,7 +10,10 @@ import torch
 
 from danlu.adapters.lora import add_lora, parameter_counts, save_adapter
 from danlu.adapters.targets import require_layers, resolve_targets, skeleton
-from danlu.data.run import EVALUATION, TRAIN, Prepared
+from danlu.data.prepared import EVALUATION, TRAIN, Prepared
+from danlu.data.records import Messages
+from danlu.data.store import Store
+from danlu.data.stream import RowStream
 from danlu.data.template import stop_ids
 from danlu.engines.transformers_engine import TransformersEngine
 from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base
@@ -20,12 +23,14 @@ from danlu.training import schedules
 from danlu.training.attention import choose_attention
 from danlu.training.backends import SingleProcess
 from danlu.training.environment import describe_environment
-from danlu.training.feed import Feed
+from danlu.training.feed import Feed, StreamFeed
 from danlu.training.frozen import choose_frozen
 from danlu.training.loop import Step, mean_loss, train
 from danlu.training.objectives import sft
 from danlu.training.probes import expect, write_probes
 from danlu.training.trained import base_hash
+
+_NUM_FIRST_ROWS = 20  # of a stream: for the probes, and to choose the attention by
 
 
 class Session:
@@ -36,17 +41,23 @@ class Session:
         base: folder of the base model.
         tokenizer: the base's.
         prepared: the labelled data.
+        stream: the training rows, if they are streamed; then `prepared` has evaluation rows alone.
 
     Raises:
         RecipeError: the adapter does not fit the model; found before any weight is loaded.
+        DataError: the first streamed rows can't be used; found before any weight is loaded.
     """
 
-    def __init__(self, recipe: Recipe, base: Path, tokenizer: Any, prepared: Prepared) -> None:
+    def __init__(
+        self, recipe: Recipe, base: Path, tokenizer: Any, prepared: Prepared, stream: RowStream | None = None
+    ) -> None:
         adapter, training = recipe.adapter, recipe.training
         shape = skeleton(base)
         targets = resolve_targets(shape, adapter.target_modules, adapter.rank)
         require_layers(shape, adapter.layers_to_transform)
         self.recipe, self.base, self.tokenizer, self.prepared = recipe, base, tokenizer, prepared
+        first_rows, first_documents = stream.first_rows(_NUM_FIRST_ROWS) if stream else ([], [])
+        self._probe_rows: list[Messages] = prepared.probe_rows() or first_rows
         device = choose_device()
         self.dtype = choose_dtype(recipe.model.dtype, device)
         self.base_sha256 = base_hash(base)
@@ -62,25 +73,16 @@ class Session:
         self.environment = describe_environment(self.dtype)
         self.held = prepared.store(EVALUATION)
         train_store = prepared.store(TRAIN)
-        self.attention_switch = choose_attention(self.model, train_store)
+        self.attention_switch = choose_attention(self.model, first_documents or train_store)
         self.attention = self.attention_switch.name
-        # What is kept for one document would hold traces of others where these can't lie side by side.
+        # What is kept for one document would hold traces of others where these can't lie side by side; and streamed
+        # documents are too many to keep anything for each.
         self.frozen = (
             choose_frozen(self.model, [train_store, self.held], self.attention_switch.shares_prefix)
-            if self.attention_switch.packs
+            if self.attention_switch.packs and stream is None
             else None
         )
-        self.feed = Feed(
-            train_store,
-            training.num_epochs,
-            training.global_batch_size,
-            recipe.run.seed,
-            training.micro_batch_tokens if self.attention_switch.packs else 1,
-            self.attention_switch.shares_prefix,
-            device,
-            training.max_steps,
-            self.frozen,
-        )
+        self.feed = self._make_feed(stream or train_store, device)
         optimizer = torch.optim.AdamW(
             [parameter for parameter in self.model.parameters() if parameter.requires_grad],
             lr=training.learning_rate,
@@ -88,6 +90,25 @@ class Session:
             weight_decay=training.weight_decay,
         )
         self.backend = SingleProcess(self.model.parameters(), optimizer)
+
+    def _make_feed(self, rows: RowStream | Store, device: torch.device) -> Feed | StreamFeed:
+        training, attention = self.recipe.training, self.attention_switch
+        packed_tokens = training.micro_batch_tokens if attention.packs else 1
+        batch_size, shares = training.global_batch_size, attention.shares_prefix
+        if isinstance(rows, RowStream):
+            assert training.max_steps is not None, "the data stage asks for it"
+            return StreamFeed(rows, training.max_steps, batch_size, packed_tokens, shares, device)
+        return Feed(
+            rows,
+            training.num_epochs,
+            batch_size,
+            self.recipe.run.seed,
+            packed_tokens,
+            shares,
+            device,
+            training.max_steps,
+            self.frozen,
+        )
 
     @property
     def trained(self) -> Any:
@@ -99,7 +120,7 @@ class Session:
         trainable, total = parameter_counts(self.model)
         return (
             f"{trainable:,} of {total:,} parameters trained ({trainable / total:.2%}), "
-            f"{len(self.feed.store)} documents, {self.feed.num_steps} steps, "
+            f"{self.feed.size}, {self.feed.num_steps} steps, "
             f"{str(self.dtype).removeprefix('torch.')}, {self.attention} attention"
             + (f", layers below {self.frozen.first} computed once" if self.frozen else "")
         )
@@ -109,7 +130,8 @@ class Session:
         torch.manual_seed(self.recipe.run.seed)
         training = self.recipe.training
         schedule = make_schedule(training, self.feed.num_steps)
-        return train(self.trained, sft, self.feed, self.backend, schedule, training.max_gradient_norm)
+        feed: Any = self.feed  # either kind: the loop asks for no more than num_steps and batches
+        return train(self.trained, sft, feed, self.backend, schedule, training.max_gradient_norm)
 
     def evaluation_loss(self) -> float | None:
         """Mean loss per answer token of held-out rows; None if there are none."""
@@ -126,7 +148,7 @@ class Session:
     def write_probes(self, folder: Path) -> None:
         """Answers the probe questions in the run's dtype and in float32, and writes everything down."""
         self.attention_switch.off(self.model)
-        questions = [messages[:-1] for messages in self.prepared.probe_rows()]
+        questions = [messages[:-1] for messages in self._probe_rows]
         stops = stop_ids(self.tokenizer, generation_defaults(self.base))
         longest = self.recipe.evaluation.max_new_tokens if self.recipe.evaluation else 64
         self.model.eval()

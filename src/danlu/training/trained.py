@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from danlu.adapters.lora import load_adapter
+from danlu.data.prepared import EVALUATION_ROWS, read_conversations
 from danlu.data.records import Messages
-from danlu.data.run import EVALUATION_ROWS, read_conversations
 from danlu.data.template import stop_ids
 from danlu.engines.transformers_engine import TransformersEngine
 from danlu.errors import Fault, FolderError, ModelError

@@ -20,10 +20,10 @@ def keys_and_rows(draw):
 def test_split_is_disjoint_complete_and_of_the_exact_size(case, seed):
     keys, rows = case
     train, held = split_rows(keys, seed, rows=rows)
-    assert sorted(train + held) == list(range(len(keys)))
+    assert sorted([*train, *held]) == list(range(len(keys)))
     assert len(held) == rows
-    assert train == sorted(train)
-    assert held == sorted(held)
+    assert train.tolist() == sorted(train)
+    assert held.tolist() == sorted(held)
 
 
 @settings(deadline=None)
@@ -41,7 +41,8 @@ def test_each_stratum_has_its_proportion_to_the_row(case, seed):
 @given(keys_and_rows(), SEEDS)
 def test_same_seed_gives_the_same_split(case, seed):
     keys, rows = case
-    assert split_rows(keys, seed, rows=rows) == split_rows(list(keys), seed, rows=rows)
+    first, second = (split_rows(list(keys), seed, rows=rows) for _ in range(2))
+    assert [side.tolist() for side in first] == [side.tolist() for side in second]
 
 
 def test_another_seed_gives_another_split():
@@ -75,3 +76,28 @@ def test_split_that_leaves_a_side_empty_is_refused(total, rows):
 def test_share_that_leaves_a_side_empty_is_refused(share):
     with pytest.raises(ValueError, match="of 5 rows can't be held out"):
         split_rows([""] * 5, 0, share=share)
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 30)), min_size=2, max_size=150), SEEDS, st.data())
+def test_a_group_is_never_on_both_sides(rows_and_groups, seed, data):
+    keys, groups = zip(*rows_and_groups, strict=True)
+    wanted = data.draw(st.integers(1, len(keys) - 1))
+    if len(set(groups)) == 1:
+        with pytest.raises(ValueError, match="they form 1 group"):
+            split_rows(keys, seed, rows=wanted, groups=groups)
+        return
+    try:
+        train, held = split_rows(keys, seed, rows=wanted, groups=groups)
+    except ValueError as error:
+        assert "group" in str(error)  # noqa: PT017 - a few large groups may leave a side empty
+        return
+    assert sorted([*train, *held]) == list(range(len(keys)))
+    assert not {groups[index] for index in train} & {groups[index] for index in held}
+    largest = max(Counter(groups).values())
+    assert abs(len(held) - wanted) < largest or largest == 1
+
+
+def test_groups_of_one_give_the_split_without_groups():
+    plain, grouped = split_rows(["a"] * 50, 3, rows=7), split_rows(["a"] * 50, 3, rows=7, groups=range(50))
+    assert [side.tolist() for side in plain] == [side.tolist() for side in grouped]

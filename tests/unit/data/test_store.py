@@ -6,12 +6,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from danlu.data.run import read_conversations
-from danlu.data.store import Store, write_store
+from danlu.data.prepared import read_conversations
+from danlu.data.store import DOCUMENTS, Store, StoreWriter, to_batch, write_order
 from danlu.data.template import Document
 
 TEN = tuple(range(100, 110))
-DOCUMENTS = [
+SOME = [
     Document(TEN, ((2, 4), (7, 10))),
     Document((1, 2), ((1, 2),)),
     Document((5, 6, 7), ((1, 2), (2, 3))),
@@ -25,62 +25,74 @@ def documents(draw):
     return Document(tuple(ids), tuple(zip(edges[::2], edges[1::2], strict=False)))
 
 
-def test_documents_with_several_spans_come_back_as_they_were(tmp_path):
-    write_store(tmp_path, "train", DOCUMENTS)
-    store = Store(tmp_path, "train")
-    assert [store[index] for index in range(len(store))] == DOCUMENTS
+def all_of(store):
+    return [store[index] for index in range(len(store))]
 
 
-def test_counts_are_those_of_the_documents(tmp_path):
-    write_store(tmp_path, "train", DOCUMENTS)
-    store = Store(tmp_path, "train")
+def test_documents_with_several_spans_come_back_as_they_were(make_store):
+    assert all_of(make_store(SOME)) == SOME
+
+
+def test_counts_are_those_of_the_documents(make_store):
+    store = make_store(SOME)
     assert store.lengths().tolist() == [10, 2, 3]
     assert store.num_tokens == 15
-    assert store.num_trained_tokens == 8 == sum(document.trained for document in DOCUMENTS)
+    assert store.num_trained_tokens == 8 == sum(document.trained for document in SOME)
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(documents(), max_size=8))
-def test_any_documents_come_back_as_they_were(tmp_path_factory, expected):
+@given(st.lists(st.lists(documents(), max_size=4), max_size=4))
+def test_documents_written_in_any_batches_come_back_as_they_were(tmp_path_factory, batches):
     folder = tmp_path_factory.mktemp("store")
-    write_store(folder, "any", expected)
+    expected = [document for batch in batches for document in batch]
+    with StoreWriter(folder) as writer:
+        for batch in batches:
+            writer.append(to_batch(batch, [f"rows.jsonl:{len(document.ids)}" for document in batch]))
+        assert writer.num_documents == len(expected)
+    write_order(folder, "any", range(len(expected)))
     store = Store(folder, "any")
-    assert [store[index] for index in range(len(store))] == expected
+    assert all_of(store) == expected
+    assert [store.where(index) for index in range(len(store))] == [f"rows.jsonl:{len(d.ids)}" for d in expected]
+    assert store.num_trained_tokens == sum(document.trained for document in expected)
 
 
-def test_empty_store_has_no_documents(tmp_path):
-    write_store(tmp_path, "evaluation", [])
-    store = Store(tmp_path, "evaluation")
+def test_an_order_may_repeat_and_leave_out(make_store, tmp_path):
+    make_store(SOME)
+    folder = tmp_path / "store-0"
+    write_order(folder, "twice", [2, 0, 2])
+    store = Store(folder, "twice")
+    assert all_of(store) == [SOME[2], SOME[0], SOME[2]]
+    assert store.lengths().tolist() == [3, 10, 3]
+    assert store.num_tokens == 16
+    assert store.num_trained_tokens == 2 + 5 + 2
+
+
+def test_empty_store_has_no_documents(make_store):
+    store = make_store([])
     assert len(store) == store.num_tokens == store.num_trained_tokens == 0
     assert store.lengths().tolist() == []
 
 
-def test_two_splits_share_a_folder(tmp_path):
-    write_store(tmp_path, "train", DOCUMENTS)
-    write_store(tmp_path, "evaluation", DOCUMENTS[1:2])
-    assert len(Store(tmp_path, "train")) == 3
-    assert Store(tmp_path, "evaluation")[0] == DOCUMENTS[1]
-
-
-def test_document_holds_plain_python_numbers(tmp_path):
-    write_store(tmp_path, "train", DOCUMENTS)
-    document = Store(tmp_path, "train")[0]
+def test_document_holds_plain_python_numbers(make_store):
+    document = make_store(SOME)[0]
     assert type(document.ids[0]) is int
     assert type(document.spans[0][0]) is int
     assert pickle.loads(pickle.dumps(document)) == document
 
 
 @pytest.mark.parametrize("index", [3, 100])
-def test_index_past_the_end_is_an_error(tmp_path, index):
-    write_store(tmp_path, "train", DOCUMENTS)
+def test_index_past_the_end_is_an_error(make_store, index):
     with pytest.raises(IndexError):
-        Store(tmp_path, "train")[index]
+        make_store(SOME)[index]
 
 
-def test_tokens_stay_int32_on_disk(tmp_path):
-    write_store(tmp_path, "train", [Document(tuple(range(10_000)), ((1, 2),))])
-    assert 40_000 <= (tmp_path / "train.tokens.arrow").stat().st_size < 42_000
-    assert np.dtype(Store(tmp_path, "train").lengths().dtype) == np.int64
+def test_tokens_take_four_bytes_on_disk(make_store, tmp_path):
+    make_store([Document(tuple(range(10_000)), ((1, 2),))])
+    assert 40_000 <= (tmp_path / "store-0" / DOCUMENTS).stat().st_size < 42_000
+
+
+def test_lengths_are_wide_enough_to_be_summed(make_store):
+    assert make_store(SOME).lengths().dtype == np.int64
 
 
 def test_conversations_with_line_separators_are_read_back(tmp_path):

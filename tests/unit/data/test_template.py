@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from tokenizers import AddedToken
 
-from danlu.data.records import Messages, RowFault, to_messages
+from danlu.data.records import Messages, RowFault, to_record
 from danlu.data.template import Document, end_of_turn_id, label, prompt_ids, stop_ids
 
 TEMPLATES = Path(__file__).parents[2] / "chat_templates"
@@ -158,7 +158,7 @@ def test_what_is_trained_is_the_answer_after_the_prompt_of_generation(
     of_family: Callable[[str], Any], name: str, form: str
 ) -> None:
     family = FAMILIES[name]
-    _, messages = to_messages(FORMS[form])
+    messages = to_record(FORMS[form])[1].messages
     check_against_generation(of_family(name), messages, family.written, family.end)
 
 
@@ -191,7 +191,7 @@ def test_generation_stops_at_the_tokens_of_template_tokenizer_and_model(
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_the_padding_token_has_no_say_in_what_is_trained(of_family: Callable[[str], Any], name: str) -> None:
-    _, messages = to_messages(FORMS["messages"])
+    messages = to_record(FORMS["messages"])[1].messages
     pads_with_end, pads_otherwise = copy.deepcopy(of_family(name)), copy.deepcopy(of_family(name))
     pads_with_end.pad_token = FAMILIES[name].end
     pads_otherwise.pad_token = "<empty_output>"
@@ -204,7 +204,7 @@ def test_the_padding_token_has_no_say_in_what_is_trained(of_family: Callable[[st
 
 @pytest.mark.parametrize("name", ["chatml", "mistral", "gemma", "phi"])
 def test_a_conversation_that_reads_the_same_later_is_one_document(of_family: Callable[[str], Any], name: str) -> None:
-    _, messages = to_messages(FORMS["messages"])
+    messages = to_record(FORMS["messages"])[1].messages
     documents = label(of_family(name), messages)
     assert len(documents) == 1
     assert len(documents[0].spans) == 3
@@ -215,7 +215,7 @@ def test_tokens_that_join_over_the_edge_of_an_answer_give_a_document_for_each_an
 ) -> None:
     # This vocabulary has one token for the two newlines that end Llama 3's prompt, but two where text follows them.
     chosen = of_family("llama3")
-    _, messages = to_messages(FORMS["messages"])
+    messages = to_record(FORMS["messages"])[1].messages
     documents = label(chosen, messages)
     assert len(documents) == 3
     whole = prompt_ids(chosen, messages)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -24,13 +24,14 @@ from transformers import (
 )
 
 from danlu.adapters.lora import add_lora
-from danlu.data.store import Store, write_store
+from danlu.data.store import Store
 from danlu.data.template import Document
 from danlu.kernels import packed_attention
 from danlu.training.attention import KernelAttention, PlainAttention, choose_attention
 from danlu.training.feed import to_batches
 from danlu.training.objectives import sft
 
+MakeStore = Callable[[Sequence[Document]], Store]
 SIZES: dict[str, Any] = {
     "vocab_size": 300,
     "hidden_size": 64,
@@ -63,12 +64,9 @@ OPT = OPTConfig(
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
+def store(make_store: MakeStore) -> Store:
     numbers = torch.randint(10, 300, (4, 30), generator=torch.Generator().manual_seed(1)).tolist()
-    write_store(
-        tmp_path, "train", [Document((5, 6, 7, *row[: 9 + 4 * n]), ((6, 11),)) for n, row in enumerate(numbers)]
-    )
-    return Store(tmp_path, "train")
+    return make_store([Document((5, 6, 7, *row[: 9 + 4 * n]), ((6, 11),)) for n, row in enumerate(numbers)])
 
 
 def with_lora(config: PreTrainedConfig, targets: tuple[str, ...] = ("q_proj", "v_proj")) -> Any:
@@ -157,11 +155,11 @@ def test_the_kernel_keeps_rows_apart_where_transformers_itself_would_not(store: 
     assert loss_of(model, store, share=True) == pytest.approx(expected, rel=1e-4)
 
 
-def test_one_document_is_enough_to_choose_by(tmp_path: Path) -> None:
-    write_store(tmp_path, "one", [Document(tuple(range(5, 20)), ((6, 11),))])
-    assert isinstance(choose_attention(with_lora(LlamaConfig(**SIZES)), Store(tmp_path, "one")), KernelAttention)
+def test_one_document_is_enough_to_choose_by(make_store: MakeStore) -> None:
+    store = make_store([Document(tuple(range(5, 20)), ((6, 11),))])
+    assert isinstance(choose_attention(with_lora(LlamaConfig(**SIZES)), store), KernelAttention)
     hybrid = with_lora(Lfm2Config(**SIZES, layer_types=["conv", "full_attention"]), ("q_proj",))
-    assert not choose_attention(hybrid, Store(tmp_path, "one")).packs
+    assert not choose_attention(hybrid, store).packs
 
 
 @pytest.mark.parametrize(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
 
-from danlu.data.store import Store, write_store
+from danlu.data.store import Store
 from danlu.data.template import Document
 from danlu.training.feed import Feed
 
@@ -16,9 +16,8 @@ COUNT = 11
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    write_store(tmp_path, "train", [Document((1, 2, 100 + n), ((2, 3),)) for n in range(COUNT)])
-    return Store(tmp_path, "train")
+def store(make_store: Callable[[Sequence[Document]], Store]) -> Store:
+    return make_store([Document((1, 2, 100 + n), ((2, 3),)) for n in range(COUNT)])
 
 
 def feed_of(

@@ -1,0 +1,35 @@
+"""What the pages under docs/ show must be true: their recipes are valid, and name every step there is."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from danlu.data.augmentation import AUGMENTERS
+from danlu.data.cleaning import STEPS
+from danlu.recipe.data_schema import DataSection
+
+PAGES = sorted((Path(__file__).parents[2] / "docs").glob("*/data.md"))
+
+
+def test_each_page_has_its_twin() -> None:
+    assert [page.parent.name for page in PAGES] == ["en", "zh"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_the_recipe_of_the_page_is_valid(page: Path) -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    assert blocks
+    for block in blocks:
+        values = YAML(typ="safe").load(block)["data"]
+        DataSection.model_validate(values, strict=False)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_the_page_names_every_step_and_augmenter(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    names = {*STEPS, *AUGMENTERS, "exact_duplicates", "near_duplicates"}
+    assert not {name for name in names if f"`{name}`" not in text}
