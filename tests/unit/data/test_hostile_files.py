@@ -54,6 +54,17 @@ def read_or_refuse(content, ending):
     return rows
 
 
+# White space to Unicode but not to bytes: a file of it alone has no rows.
+UNICODE_SPACE = ["\x1c", "\x85", "\u2028", "\u3000"]
+
+
+@pytest.mark.parametrize("ending", [".json", ".jsonl", ".csv", ".tsv", ".txt", ""])
+@pytest.mark.parametrize("space", UNICODE_SPACE)
+def test_a_file_of_white_space_alone_is_empty(space, ending):
+    with pytest.raises(DataError, match="the file is empty"):
+        read((space * 3 + "\n " + space).encode(), ending)
+
+
 @BOUNDED
 @given(st.binary(max_size=300), st.sampled_from(ENDINGS))
 def test_any_bytes_give_rows_or_a_data_error(content, ending):
@@ -63,6 +74,7 @@ def test_any_bytes_give_rows_or_a_data_error(content, ending):
 SYNTAX = st.lists(
     st.sampled_from(
         [
+            *[space.encode() for space in UNICODE_SPACE],
             b"{",
             b"}",
             b"[",

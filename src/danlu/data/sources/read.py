@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from codecs import getincrementaldecoder
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -133,10 +134,14 @@ def _columnar_kind(source: Source, path: Path, head: bytes) -> str | None:
 
 
 def _start(content: Content) -> bytes:
-    """The first bytes that are not white space; none if there are no others."""
+    """The file from its first character that is not white space on, to the end of that block; nothing if it has none.
+
+    White space is what Unicode calls so, as in the readers: a line of U+2028 alone is no row.
+    """
+    decoder = getincrementaldecoder("utf-8")()
     for block in content():
-        if start := block.lstrip():
-            return start
+        if start := decoder.decode(block).lstrip():
+            return start.encode()
     return b""
 
 
