@@ -7,7 +7,9 @@ from collections.abc import Iterator, Sequence
 
 from danlu.data.privacy.names_en import find_english
 from danlu.data.privacy.names_zh import find_chinese
+from danlu.data.privacy.names_zh_words import DOTS
 
+_DOTS = frozenset(DOTS)
 _HAN = re.compile("[\u4e00-\u9fff]{2}")
 
 
@@ -35,4 +37,12 @@ def names_again(texts: Sequence[str], found: Sequence[list[tuple[int, int, str]]
     pattern = re.compile(
         "|".join(rf"(?<!\w){re.escape(name)}(?!\w)" if name.isascii() else re.escape(name) for name in whole)
     )
-    return [[(*match.span(), "name") for match in pattern.finditer(text)] for text in texts]
+    # 艾德琳 is not taken out of 艾德琳·拜伦.
+    return [
+        [(*match.span(), "name") for match in pattern.finditer(text) if not _is_beside_dot(text, *match.span())]
+        for text in texts
+    ]
+
+
+def _is_beside_dot(text: str, start: int, end: int) -> bool:
+    return text[end : end + 1] in _DOTS or text[max(0, start - 1) : start] in _DOTS

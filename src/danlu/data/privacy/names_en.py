@@ -97,7 +97,7 @@ def _name_in_run(text: str, match: re.Match[str]) -> tuple[int, int] | None:
     while pieces and pieces[0][0].rstrip(".") in lists["leading"] and not (titled and len(pieces) == 1):
         titled = pieces[0][0].rstrip(".") in cues.TITLES
         pieces.pop(0)
-    if not pieces:
+    if not pieces or (_is_saint(text, offset) and not lists["no_person"].isdisjoint(piece[0] for piece in pieces)):
         return None
     pieces = _up_to_possessive(pieces)
     words = [piece[0] for piece in pieces]
@@ -107,7 +107,24 @@ def _name_in_run(text: str, match: re.Match[str]) -> tuple[int, int] | None:
     around = _around(text, start, end)
     if not lists["no_person"].isdisjoint(words) and not _could_be_place_or_person(words, around):
         return None
-    return (start, end) if _is_person(words, around) else None
+    if not _is_person(words, around) or (len(words) == 1 and not around.labelled and _is_thing(text, words[0])):
+        return None
+    return start, end
+
+
+def _is_thing(text: str, word: str) -> bool:
+    """Whether a text says, once at least, that one word is a thing's name: Adam优化器."""
+    at = text.find(word)
+    while at >= 0:
+        if cues.THING_AFTER.match(text, at + len(word)):
+            return True
+        at = text.find(word, at + 1)
+    return False
+
+
+def _is_saint(text: str, offset: int) -> bool:
+    """Whether St. stands before: St. Mary's Hospital."""
+    return text.endswith(("St. ", "St "), 0, offset)
 
 
 def _up_to_possessive(pieces: list[tuple[str, int, int]]) -> list[tuple[str, int, int]]:

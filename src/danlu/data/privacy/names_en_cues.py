@@ -11,10 +11,10 @@ _WORD = rf"(?:{_PREFIX}?{_CAPITAL}{_LETTERS}+(?:['’\-]{_CAPITAL}?{_LETTERS}+|(
 _PARTICLE = r"(?:van|von|der|den|de|la|del|da|dos|di|du|bin|ibn|al|el|ter|ten|zu)"
 _INITIAL = rf"{_CAPITAL}\.(?=[ \-]?{_CAPITAL})"
 _TOKEN = rf"(?:{_INITIAL}|{_WORD})"
-# Chinese characters may stand right beside; letters, digits and signs of addresses may not.
+# Chinese characters, quotes and dashes may stand right beside; letters, digits and signs of addresses may not.
 _ALONE = "0-9A-Za-zÀ-ÿ_@"
 RUN = re.compile(
-    rf"(?<![{_ALONE}#&/\-.'’<]){_TOKEN}"
+    rf"(?<![{_ALONE}#&/.<])(?<![{_ALONE}.][\-'’]){_TOKEN}"
     rf"(?: ?(?<=\.){_TOKEN}| (?:{_PARTICLE} ){{0,2}}{_TOKEN}| {_CAPITAL}\b(?!\.)(?= {_CAPITAL}))*(?![{_ALONE}])"
 )
 PIECE = re.compile(rf"{_INITIAL}|{_WORD}|{_CAPITAL}\b|{_PARTICLE}\b")
@@ -66,6 +66,15 @@ PERSON_AFTER = re.compile(
     r"signed|donated|lost|owes|joined|has (?:not )?(?:signed|paid|called|left)|will (?:join|call|see|come)|works|"
     r"worked|is on|is out|never got|was seen|was born|died|can be reached)\b"
     r"| ?<| ?\(?[\w.+-]{1,40}@|:\s)"
+)
+# Behind a given name that a method, a school or a place bears: Adam优化器, the Adam optimizer.
+# No word that may be the person's own: Tom手机, Tom公司, Tom模型做好了.
+THING_AFTER = re.compile(
+    r" ?(?:优化器|优化算法|算法|定理|定律|引理|不等式|猜想|效应|悖论|分布函数|估计量|编程语言|架构|数据集|"
+    r"综合征|综合症|牌(?![\u4e00-\u9fff])|品牌|酒店|大街|大道|广场|公园|机场|体育场|飓风|"
+    r"(?:高中|中学|小学|大学|学院|学校)(?=位于|成立|创办|创建|建于|[^\w ]|$)"
+    r"|(?<= )(?:optimi[sz]er|algorithm|theorem|lemma|conjecture|estimator|distribution|syndrome|data ?set|benchmark|"
+    r"framework|compiler|programming language)s?\b)"
 )
 _SYLLABLE = (
     r"(?:zh|ch|sh|[bpmfdtnlgkhjqxrzcsyw])?(?:iang|iong|uang|ang|eng|ing|ong|ian|iao|uai|uan|ai|ei|ui|ao|ou|iu|ie|ue|er|"

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from functools import lru_cache
 
 from danlu.data.privacy.word_lists import word_lists
 
+DOTS = "·•‧・"
 BONUS_OF_BOUNDARY, BONUS_IN_LIST = 1.2, 2.0
 _COST_OF_RARE_FAMILY = 7.0
 COST_OF_DOUBLE_FAMILY = 5.0
@@ -34,6 +36,12 @@ def double_families() -> tuple[str, ...]:
 
 
 @lru_cache(maxsize=1)
+def double_family_set() -> frozenset[str]:
+    """The same, to look one up: the search of a text does so at each character that could be a family name."""
+    return frozenset(double_families())
+
+
+@lru_cache(maxsize=1)
 def given_costs() -> dict[str, float]:
     """Cost of each character of a given name."""
     lists = word_lists("names_zh")
@@ -49,13 +57,31 @@ def foreign() -> str:
 @lru_cache(maxsize=1)
 def foreign_edge() -> frozenset[str]:
     """What stands beside a Chinese name only if both are parts of a foreign one."""
-    return frozenset(word_lists("names_zh")["foreign_only"]) - frozenset("米布") | frozenset("·•兹厄")
+    return frozenset(word_lists("names_zh")["foreign_only"]) - frozenset("米布") | frozenset(DOTS + "兹厄")
+
+
+@lru_cache(maxsize=1)
+def _well_known() -> frozenset[str]:
+    return frozenset(word_lists("names_zh")["well_known"].split())
+
+
+def is_well_known(name: str) -> bool:
+    """Whether a foreign name with dots is, as a whole, a well-known person's of the list: 阿尔伯特·爱因斯坦.
+
+    The family name alone would not do: others bear it too.
+    """
+    return re.sub(f"[{DOTS}]", "·", name) in _well_known()
 
 
 @lru_cache(maxsize=1)
 def titles() -> frozenset[str]:
     """Words behind a family name that are no given name: 陈女士."""
     return frozenset(word_lists("names_zh")["titles"].split())
+
+
+def place_ends() -> str:
+    """Last characters of places' names."""
+    return word_lists("names_zh")["place_ends"]
 
 
 def no_end_of_name() -> str:
