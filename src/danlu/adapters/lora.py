@@ -36,6 +36,7 @@ def add_lora(
     """
     import torch
     from peft import LoraConfig, get_peft_model
+    from transformers.pytorch_utils import Conv1D
 
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -46,6 +47,10 @@ def add_lora(
         layers_to_transform=list(layers_to_transform) if layers_to_transform is not None else None,
         bias="none",
     )
+    from danlu.adapters.fused import FusedLinear
+
+    # PEFT's own way in for other layers; `danlu.adapters.fused` may later compute them together.
+    config._register_custom_module({torch.nn.Linear: FusedLinear, Conv1D: FusedLinear})
     torch.manual_seed(seed)
     with quiet_transformers():
         return get_peft_model(model, config)

@@ -19,10 +19,9 @@ from danlu.recipe.schema import EvaluationSection, LossTask
 from danlu.runs import create_folder, next_free_folder, write_json, write_manifest
 from danlu.tracking.metrics import read_metrics
 from danlu.tracking.progress import progress
-from danlu.training.attention import choose_attention
+from danlu.training.engine import choose_engine
 from danlu.training.feed import to_batches
 from danlu.training.loop import mean_loss
-from danlu.training.objectives import sft
 from danlu.training.trained import TrainedRun, open_run
 
 MODELS = ("base", "tuned")
@@ -97,18 +96,16 @@ def _judge(
 def _losses(engine: TransformersEngine, rows: list[Messages], max_rows: int | None) -> dict[str, float]:
     """Mean cross-entropy per answer token of both models, packed as in training."""
     count = min(len(rows), max_rows or len(rows))
-    chosen = [rows[place * len(rows) // count] for place in range(count)]
-    documents = [document for messages in chosen for document in label(engine.tokenizer, messages)]
-    attention = choose_attention(engine.model, documents)
+    picked = [rows[place * len(rows) // count] for place in range(count)]
+    documents = [document for messages in picked for document in label(engine.tokenizer, messages)]
+    chosen = choose_engine(engine.model, documents)
     try:
-        batches = to_batches(
-            documents, _LOSS_TOKENS if attention.packs else 1, attention.shares_prefix, engine.model.device
-        )
-        tuned = mean_loss(engine.model, sft, batches)
+        batches = to_batches(documents, _LOSS_TOKENS if chosen.packs else 1, chosen.shares_prefix, engine.model.device)
+        tuned = mean_loss(engine.model, chosen.objective, batches)
         with engine.model.disable_adapter():
-            return {"base": mean_loss(engine.model, sft, batches), "tuned": tuned}
+            return {"base": mean_loss(engine.model, chosen.objective, batches), "tuned": tuned}
     finally:
-        attention.off(engine.model)
+        chosen.off()
 
 
 def _content(

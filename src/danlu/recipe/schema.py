@@ -81,7 +81,7 @@ class TrainingSection(Section):
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
     global_batch_size: int = Field(8, ge=1, description="Rows per optimizer step, over all processes.")
     micro_batch_tokens: int = Field(
-        512,
+        1024,
         ge=1,
         description="Most computed tokens per forward pass (one row may exceed it); memory follows it.",
     )

@@ -181,6 +181,6 @@ def to_batches(
         packed = pack(group, share_prefix)
         batch = to_batch(packed, device)
         if frozen is not None:
-            batch = replace(batch, states=frozen.states(group, packed, batch.layout))
+            batch = replace(batch, states=frozen.states(group, packed, batch))
         batches.append(batch)
     return batches

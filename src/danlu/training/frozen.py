@@ -19,7 +19,7 @@ import torch
 from danlu.data.packing import Pack, pack, shared_prefix
 from danlu.data.store import Store
 from danlu.data.template import Document
-from danlu.training.objectives import sft, to_batch
+from danlu.training.objectives import Batch, Objective, to_batch
 
 _MEMORY_SHARE = 0.1
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
@@ -51,6 +51,15 @@ class FrozenLayers:
         with self._only(self._layers[self.first :]):
             return self.model(**inputs)
 
+    def get_decoder(self) -> Any:
+        """The decoder from layer k up, for the same input."""
+
+        def run(**inputs: Any) -> Any:
+            with self._only(self._layers[self.first :]):
+                return self._decoder(**inputs)
+
+        return run
+
     def train(self) -> None:
         """Training mode."""
         self.model.train()
@@ -59,30 +68,29 @@ class FrozenLayers:
         """Evaluation mode."""
         self.model.eval()
 
-    def states(self, documents: Sequence[Document], packed: Pack, layout: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The states that enter layer k for a pack of these documents.
+    def states(self, documents: Sequence[Document], packed: Pack, batch: Batch) -> torch.Tensor:
+        """The states that enter layer k for a pack of these documents, and zeros where the batch is filled up.
 
         Returns:
             `[1, T, hidden_size]`; computed if a document is new, else put together from what was kept.
         """
         prefix = shared_prefix(documents) if packed.gather else 0
         if any(document.ids not in self._kept for document in documents):
-            states = self._compute(packed, layout)
+            states = self._compute(batch)
             self._keep(documents, prefix, states)
             return states
         kept = [self._kept[document.ids] for document in documents]
-        return torch.cat([kept[0][:prefix], *(states[prefix:] for states in kept)]).unsqueeze(0)
+        filled = kept[0].new_zeros(batch.ids.shape[1] - len(packed.ids), kept[0].shape[1])
+        return torch.cat([kept[0][:prefix], *(states[prefix:] for states in kept), filled]).unsqueeze(0)
 
-    def _compute(self, packed: Pack, layout: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _compute(self, batch: Batch) -> torch.Tensor:
         def stop(_module: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
             raise _Reached(positional[0] if positional else named["hidden_states"])
 
-        device = next(self.model.parameters()).device
-        ids, positions = (torch.tensor([values], device=device) for values in (packed.ids, packed.positions))
         hook = self._layers[self.first].register_forward_pre_hook(stop, with_kwargs=True)
         try:
             with torch.no_grad():
-                self._decoder(input_ids=ids, position_ids=positions, use_cache=False, **layout)
+                self._decoder(input_ids=batch.ids, position_ids=batch.positions, use_cache=False, **batch.layout)
         except _Reached as reached:
             return reached.states.detach()
         finally:
@@ -116,12 +124,13 @@ def first_trained_layer(model: Any) -> int:
     return min(layers, default=0)
 
 
-def choose_frozen(model: Any, stores: Sequence[Store], share_prefix: bool) -> FrozenLayers | None:
+def choose_frozen(model: Any, stores: Sequence[Store], objective: Objective, share_prefix: bool) -> FrozenLayers | None:
     """The model from its first trained layer up, if there is anything below it, it fits, and it gives the same loss.
 
     Args:
         model: PEFT's wrapped model, attending as it will in training.
         stores: all documents whose states would be kept.
+        objective: the loss of the training.
         share_prefix: as in training.
     """
     base = model.get_base_model()
@@ -135,18 +144,20 @@ def choose_frozen(model: Any, stores: Sequence[Store], share_prefix: bool) -> Fr
     if needed > _MEMORY_SHARE * psutil.virtual_memory().available:
         return None
     frozen = FrozenLayers(model, first)
-    return frozen if _same_loss(frozen, stores[0], share_prefix) else None
+    return frozen if _same_loss(frozen, stores[0], objective, share_prefix) else None
 
 
-def _same_loss(frozen: FrozenLayers, store: Store, share_prefix: bool) -> bool:
+def _same_loss(frozen: FrozenLayers, store: Store, objective: Objective, share_prefix: bool) -> bool:
     """Whether one real pack has the loss of the whole model, by states just computed and by states kept."""
     documents = [store[index] for index in range(min(3, len(store)))]
     packed = pack(documents, share_prefix)
     batch = to_batch(packed, next(frozen.model.parameters()).device)
     with torch.no_grad():
-        whole = float(sft(frozen.model, batch)[0])
+        whole = float(objective(frozen.model, batch)[0])
         for _ in range(2):
-            states = frozen.states(documents, packed, batch.layout)
-            if not abs(float(sft(frozen, replace(batch, states=states))[0]) - whole) <= 1e-4 * max(1.0, abs(whole)):
+            states = frozen.states(documents, packed, batch)
+            if not abs(float(objective(frozen, replace(batch, states=states))[0]) - whole) <= 1e-4 * max(
+                1.0, abs(whole)
+            ):
                 return False
     return True

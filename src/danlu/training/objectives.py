@@ -13,6 +13,8 @@ import torch
 
 from danlu.data.packing import Pack
 
+_ROUND_TOKENS, _ROUND_LENGTH = 64, 32
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -23,7 +25,8 @@ class Batch:
         positions: `[1, T]` positions within each document.
         target_positions: `[N]` where the targets are predicted.
         target_ids: `[N]` what is to be predicted.
-        layout: `gather` `[D, L]` and `scatter` `[T]` for the packed attention, or nothing.
+        layout: `gather` `[D, L]`, `scatter` `[T]` and an `attention_mask` that says nothing, for the packed attention;
+            or empty.
         num_tokens: tokens of the documents.
         states: `[1, T, hidden_size]` that enter the first trained layer, where the layers below it are not
             computed again (see `danlu.training.frozen`); else None.
@@ -47,16 +50,27 @@ class Objective(Protocol):
 
 
 def to_batch(pack: Pack, device: torch.device) -> Batch:
-    """Makes tensors of a pack."""
-    layout = {}
+    """Makes tensors of a pack.
+
+    With a grid, tokens and grid are filled up to round sizes: a processor's library keeps a program for each shape
+    that it meets, and few shapes are met again soon. What fills up is seen by no document and predicts nothing.
+    """
+    ids, positions, layout = pack.ids, pack.positions, {}
     if pack.gather:
+        more_tokens, length = -len(ids) % _ROUND_TOKENS, len(pack.gather[0])
+        more_columns = -length % _ROUND_LENGTH
+        ids, positions = ids + [ids[-1]] * more_tokens, positions + [0] * more_tokens
+        gather = [[*row, *row[-1:] * more_columns] for row in pack.gather]
+        scatter = [place // length * (length + more_columns) + place % length for place in pack.scatter]
         layout = {
-            "gather": torch.tensor(pack.gather, device=device),
-            "scatter": torch.tensor(pack.scatter, device=device),
+            "gather": torch.tensor(gather, device=device),
+            "scatter": torch.tensor([*scatter, *[0] * more_tokens], device=device),
+            # A mask with four dimensions is taken as it is: Transformers then makes none of T by T.
+            "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
         }
     return Batch(
-        torch.tensor([pack.ids], device=device),
-        torch.tensor([pack.positions], device=device),
+        torch.tensor([ids], device=device),
+        torch.tensor([positions], device=device),
         torch.tensor(pack.target_positions, device=device),
         torch.tensor(pack.target_ids, device=device),
         layout,
@@ -69,13 +83,48 @@ def sft(model: Any, batch: Batch) -> tuple[torch.Tensor, float]:
 
     Logits are made for the predicting positions only.
     """
-    inputs = {"input_ids": batch.ids} if batch.states is None else {"inputs_embeds": batch.states}
-    output = model(
-        **inputs,
-        position_ids=batch.positions,
-        use_cache=False,
-        logits_to_keep=batch.target_positions,
-        **batch.layout,
-    )
+    output = model(**_inputs(batch), logits_to_keep=batch.target_positions)
     loss = torch.nn.functional.cross_entropy(output.logits[0].float(), batch.target_ids, reduction="sum")
     return loss, float(len(batch.target_ids))
+
+
+@dataclass(frozen=True)
+class ChosenSft:
+    """`sft` without all logits at once: the decoder's states go through the head in chunks.
+
+    Attributes:
+        head: `[vocabulary, hidden_size]`, frozen.
+        scale: factor of the logits.
+        softcap: of the logits (see `danlu.kernels.chosen_loss`).
+    """
+
+    head: torch.Tensor
+    scale: float
+    softcap: float | None
+
+    @classmethod
+    def of(cls, model: Any) -> ChosenSft | None:
+        """For PEFT's wrapped model, as far as its config tells; None if its head is trained, or more than a product."""
+        base = model.get_base_model()
+        head = base.get_output_embeddings()
+        if type(head) is not torch.nn.Linear or head.bias is not None or head.weight.requires_grad:
+            return None
+        if not hasattr(base, "get_decoder"):
+            return None
+        config = base.config.get_text_config()
+        scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
+        return cls(head.weight, float(scale), getattr(config, "final_logit_softcapping", None))
+
+    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, float]:
+        """As `sft`."""
+        from danlu.kernels.chosen_loss import chosen_loss
+
+        states = model.get_decoder()(**_inputs(batch)).last_hidden_state[0]
+        chosen = states.index_select(0, batch.target_positions)
+        loss = chosen_loss(chosen, self.head, batch.target_ids, self.scale, self.softcap)
+        return loss, float(len(batch.target_ids))
+
+
+def _inputs(batch: Batch) -> dict[str, Any]:
+    inputs = {"input_ids": batch.ids} if batch.states is None else {"inputs_embeds": batch.states}
+    return {**inputs, "position_ids": batch.positions, "use_cache": False, **batch.layout}

@@ -67,9 +67,7 @@ def run_training(loaded: LoadedRecipe, quiet: bool = False) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - started, 3),
         **_summary(prepared, stream),
     }
-    write_manifest(
-        folder, "run", {"result": result, "base_sha256": session.base_sha256, "attention": session.attention}
-    )
+    write_manifest(folder, "run", {"result": result, "base_sha256": session.base_sha256, "engine": session.engine.name})
     return result
 
 

@@ -20,13 +20,13 @@ from danlu.models.loading import choose_device, choose_dtype, generation_default
 from danlu.recipe import Recipe
 from danlu.recipe.schema import ConstantSchedule, TrainingSection
 from danlu.training import schedules
-from danlu.training.attention import choose_attention
 from danlu.training.backends import SingleProcess
+from danlu.training.engine import choose_engine
 from danlu.training.environment import describe_environment
 from danlu.training.feed import Feed, StreamFeed
 from danlu.training.frozen import choose_frozen
 from danlu.training.loop import Step, mean_loss, train
-from danlu.training.objectives import sft
+from danlu.training.machine import prepare_machine
 from danlu.training.probes import expect, write_probes
 from danlu.training.trained import base_hash
 
@@ -52,6 +52,7 @@ class Session:
         self, recipe: Recipe, base: Path, tokenizer: Any, prepared: Prepared, stream: RowStream | None = None
     ) -> None:
         adapter, training = recipe.adapter, recipe.training
+        prepare_machine()
         shape = skeleton(base)
         targets = resolve_targets(shape, adapter.target_modules, adapter.rank)
         require_layers(shape, adapter.layers_to_transform)
@@ -73,13 +74,12 @@ class Session:
         self.environment = describe_environment(self.dtype)
         self.held = prepared.store(EVALUATION)
         train_store = prepared.store(TRAIN)
-        self.attention_switch = choose_attention(self.model, first_documents or train_store)
-        self.attention = self.attention_switch.name
+        self.engine = choose_engine(self.model, first_documents or train_store)
         # What is kept for one document would hold traces of others where these can't lie side by side; and streamed
         # documents are too many to keep anything for each.
         self.frozen = (
-            choose_frozen(self.model, [train_store, self.held], self.attention_switch.shares_prefix)
-            if self.attention_switch.packs and stream is None
+            choose_frozen(self.model, [train_store, self.held], self.engine.objective, self.engine.shares_prefix)
+            if self.engine.packs and stream is None
             else None
         )
         self.feed = self._make_feed(stream or train_store, device)
@@ -92,9 +92,9 @@ class Session:
         self.backend = SingleProcess(self.model.parameters(), optimizer)
 
     def _make_feed(self, rows: RowStream | Store, device: torch.device) -> Feed | StreamFeed:
-        training, attention = self.recipe.training, self.attention_switch
-        packed_tokens = training.micro_batch_tokens if attention.packs else 1
-        batch_size, shares = training.global_batch_size, attention.shares_prefix
+        training, engine = self.recipe.training, self.engine
+        packed_tokens = training.micro_batch_tokens if engine.packs else 1
+        batch_size, shares = training.global_batch_size, engine.shares_prefix
         if isinstance(rows, RowStream):
             assert training.max_steps is not None, "the data stage asks for it"
             return StreamFeed(rows, training.max_steps, batch_size, packed_tokens, shares, device)
@@ -121,7 +121,7 @@ class Session:
         return (
             f"{trainable:,} of {total:,} parameters trained ({trainable / total:.2%}), "
             f"{self.feed.size}, {self.feed.num_steps} steps, "
-            f"{str(self.dtype).removeprefix('torch.')}, {self.attention} attention"
+            f"{str(self.dtype).removeprefix('torch.')}, {self.engine.name}"
             + (f", layers below {self.frozen.first} computed once" if self.frozen else "")
         )
 
@@ -131,7 +131,7 @@ class Session:
         training = self.recipe.training
         schedule = make_schedule(training, self.feed.num_steps)
         feed: Any = self.feed  # either kind: the loop asks for no more than num_steps and batches
-        return train(self.trained, sft, feed, self.backend, schedule, training.max_gradient_norm)
+        return train(self.trained, self.engine.objective, feed, self.backend, schedule, training.max_gradient_norm)
 
     def evaluation_loss(self) -> float | None:
         """Mean loss per answer token of held-out rows; None if there are none."""
@@ -139,7 +139,7 @@ class Session:
             return None
         count = min(len(self.held), self.recipe.training.evaluation_max_rows or len(self.held))
         documents = [self.held[place * len(self.held) // count] for place in range(count)]
-        return mean_loss(self.trained, sft, self.feed.pack(documents))
+        return mean_loss(self.trained, self.engine.objective, self.feed.pack(documents))
 
     def save_adapter(self, folder: Path) -> None:
         """Writes the adapter in PEFT's format."""
@@ -147,7 +147,7 @@ class Session:
 
     def write_probes(self, folder: Path) -> None:
         """Answers the probe questions in the run's dtype and in float32, and writes everything down."""
-        self.attention_switch.off(self.model)
+        self.engine.off()
         questions = [messages[:-1] for messages in self._probe_rows]
         stops = stop_ids(self.tokenizer, generation_defaults(self.base))
         longest = self.recipe.evaluation.max_new_tokens if self.recipe.evaluation else 64

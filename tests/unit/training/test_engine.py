@@ -27,7 +27,7 @@ from danlu.adapters.lora import add_lora
 from danlu.data.store import Store
 from danlu.data.template import Document
 from danlu.kernels import packed_attention
-from danlu.training.attention import KernelAttention, PlainAttention, choose_attention
+from danlu.training.engine import choose_engine
 from danlu.training.feed import to_batches
 from danlu.training.objectives import sft
 
@@ -98,9 +98,9 @@ def attention_of(model: Any) -> str:
 def test_the_kernel_is_taken_where_it_gives_the_plain_loss(config: Any, store: Store) -> None:
     model = with_lora(config(**SIZES, head_dim=16) if config is Qwen3Config else config(**SIZES))
     plain = loss_of(model, store, share=False)
-    chosen = choose_attention(model, store)
-    assert isinstance(chosen, KernelAttention)
-    assert (chosen.name, chosen.shares_prefix) == ("packed", True)
+    chosen = choose_engine(model, store)
+    assert chosen.attention == "packed"
+    assert (chosen.attention, chosen.shares_prefix) == ("packed", True)
     assert attention_of(model) == packed_attention.NAME
     assert loss_of(model, store, share=True) == pytest.approx(plain, rel=1e-5)
 
@@ -110,7 +110,7 @@ def test_off_gives_back_the_attention_that_the_model_had(store: Store) -> None:
     config._attn_implementation = "eager"
     model = with_lora(config)
     assert attention_of(model) == "eager"
-    chosen = choose_attention(model, store)
+    chosen = choose_engine(model, store)
     assert attention_of(model) == packed_attention.NAME
     chosen.off(model)
     assert attention_of(model) == "eager"
@@ -119,8 +119,8 @@ def test_off_gives_back_the_attention_that_the_model_had(store: Store) -> None:
 def test_gpt2_trains_with_the_loss_of_one_row_at_a_time_whatever_is_chosen(store: Store) -> None:
     model = with_lora(GPT2, ("c_attn",))
     expected = loss_one_at_a_time(model, store)
-    chosen = choose_attention(model, store)
-    assert isinstance(chosen, KernelAttention) or chosen.name.startswith("plain (")
+    chosen = choose_engine(model, store)
+    assert chosen.attention == "packed" or chosen.attention.startswith("plain (")
     assert loss_of(model, store, chosen.shares_prefix) == pytest.approx(expected, rel=1e-4)
 
 
@@ -141,25 +141,25 @@ def test_a_model_whose_packed_rows_see_each_other_gets_one_row_at_a_time(
     config.initializer_range = 0.2
     model = with_lora(config, targets).to(dtype)
     assert loss_of(model, store, share=False) != pytest.approx(loss_one_at_a_time(model, store), rel=1e-3)
-    chosen = choose_attention(model, store)
+    chosen = choose_engine(model, store)
     assert not chosen.packs
     assert not chosen.shares_prefix
-    assert chosen.name.startswith("plain, one row at a time (the model can't take the packed kernel; packed, the ")
+    assert chosen.attention.startswith("plain, one row at a time (the model can't take the packed kernel; packed, the ")
 
 
 def test_the_kernel_keeps_rows_apart_where_transformers_itself_would_not(store: Store) -> None:
     model = with_lora(OPT)
     expected = loss_one_at_a_time(model, store)
     assert loss_of(model, store, share=False) != pytest.approx(expected, rel=1e-3)
-    assert isinstance(choose_attention(model, store), KernelAttention)
+    assert choose_engine(model, store).attention == "packed"
     assert loss_of(model, store, share=True) == pytest.approx(expected, rel=1e-4)
 
 
 def test_one_document_is_enough_to_choose_by(make_store: MakeStore) -> None:
     store = make_store([Document(tuple(range(5, 20)), ((6, 11),))])
-    assert isinstance(choose_attention(with_lora(LlamaConfig(**SIZES)), store), KernelAttention)
+    assert choose_engine(with_lora(LlamaConfig(**SIZES)), store).attention == "packed"
     hybrid = with_lora(Lfm2Config(**SIZES, layer_types=["conv", "full_attention"]), ("q_proj",))
-    assert not choose_attention(hybrid, store).packs
+    assert not choose_engine(hybrid, store).packs
 
 
 @pytest.mark.parametrize(
@@ -174,9 +174,9 @@ def test_one_document_is_enough_to_choose_by(make_store: MakeStore) -> None:
 def test_a_model_with_a_sliding_window_stays_plain_with_a_reason(config: Any, store: Store) -> None:
     model = with_lora(config)
     before = attention_of(model)
-    chosen = choose_attention(model, store)
-    assert isinstance(chosen, PlainAttention)
-    assert chosen.name == "plain (the model can't take the packed kernel)"
+    chosen = choose_engine(model, store)
+    assert chosen.attention.startswith("plain")
+    assert chosen.attention == "plain (the model can't take the packed kernel)"
     assert not chosen.shares_prefix
     assert attention_of(model) == before
     chosen.off(model)
@@ -213,9 +213,9 @@ def test_a_kernel_with_a_wrong_loss_is_switched_off_with_both_losses(
     model = with_lora(LlamaConfig(**SIZES))
     plain = loss_of(model, store, share=False)
     monkeypatch.setattr(packed_attention, "packed_attention", leaking)
-    chosen = choose_attention(model, store)
-    assert isinstance(chosen, PlainAttention)
-    assert chosen.name.startswith("plain (the packed kernel's loss is ")
+    chosen = choose_engine(model, store)
+    assert chosen.attention.startswith("plain")
+    assert chosen.attention.startswith("plain (the packed kernel's loss is ")
     assert chosen.packs
     assert attention_of(model) == "sdpa"
     assert loss_of(model, store, share=False) == plain
@@ -227,7 +227,7 @@ def test_a_kernel_that_fails_is_switched_off(store: Store, monkeypatch: pytest.M
 
     model = with_lora(LlamaConfig(**SIZES))
     monkeypatch.setattr(packed_attention, "packed_attention", failing)
-    assert choose_attention(model, store).name.startswith("plain (the packed kernel's loss is nan")
+    assert choose_engine(model, store).name.startswith("plain (the packed kernel's loss is nan")
     assert attention_of(model) == "sdpa"
 
 

@@ -1,0 +1,84 @@
+"""What every trainer under test shares: its arguments, its rows, its clock. Runs in any environment with transformers."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+RANK, ALPHA, LEARNING_RATE, SEED = 16, 32, 2e-4, 0
+TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+
+
+def arguments() -> argparse.Namespace:
+    """The command line of each trainer."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--rows", type=Path, required=True, help="JSONL of {prompt, completion}: lists of messages")
+    parser.add_argument("--model", required=True, help="folder of the base")
+    parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--rows-per-step", type=int, default=16)
+    parser.add_argument("--micro-batch", type=int, default=4, help="rows, or packs, of one forward pass")
+    parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
+    parser.add_argument("--packed", action="store_true")
+    return parser.parse_args()
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows."""
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def tokenise(tokenizer: Any, row: dict[str, Any], max_tokens: int) -> dict[str, list[int]]:
+    """Token ids and labels of a row, -100 on the prompt; cut at the end."""
+    prompt = tokenizer.apply_chat_template(row["prompt"], add_generation_prompt=True, return_dict=False)
+    ids = tokenizer.apply_chat_template(row["prompt"] + row["completion"], return_dict=False)[:max_tokens]
+    kept = min(len(prompt), len(ids) - 1)
+    return {"input_ids": ids, "labels": [-100] * kept + ids[kept:], "attention_mask": [1] * len(ids)}
+
+
+def report(tokens: int, first_epoch: float, second_epoch: float, start: float, loss: float) -> None:
+    """Prints the result as the last line."""
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    result = {
+        "tokens": tokens,
+        "tokens_per_second": tokens / second_epoch,
+        "first_epoch_seconds": first_epoch,
+        "second_epoch_seconds": second_epoch,
+        "start_seconds": start,
+        "peak_rss_bytes": peak,
+        "loss": loss,
+    }
+    print(json.dumps(result), flush=True)
+
+
+def clock() -> Any:
+    """A callback that keeps the time of each epoch of a Hugging Face trainer and its last loss."""
+    from transformers import TrainerCallback
+
+    class Clock(TrainerCallback):  # type: ignore[misc,unused-ignore]
+        """epochs: seconds of each; loss: the mean of the last epoch's steps."""
+
+        def __init__(self) -> None:
+            self.epochs: list[float] = []
+            self.losses: list[float] = []
+            self.begun = 0.0
+
+        def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+            self.begun = time.perf_counter()
+            self.losses = []
+
+        def on_log(self, *_: Any, logs: dict[str, float], **__: Any) -> None:
+            if "loss" in logs:
+                self.losses.append(logs["loss"])
+
+        def on_epoch_end(self, *_: Any, **__: Any) -> None:
+            self.epochs.append(time.perf_counter() - self.begun)
+
+        @property
+        def loss(self) -> float:
+            return sum(self.losses) / max(1, len(self.losses))
+
+    return Clock()

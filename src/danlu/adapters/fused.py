@@ -1,0 +1,259 @@
+"""Fused layers, put into a model and taken out: adapted linears that share an input, norms, gated MLPs.
+
+Linears come in by PEFT's custom modules: `FusedLinear` is PEFT's own layer with another way through it. Norms and
+MLPs are replaced as submodules, and only where the reference of the kernel gives exactly what the model's module
+gives. Names of parameters stay what they are. Without `danlu.kernels` nothing is fused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from peft.tuners.lora import Linear
+from transformers.pytorch_utils import Conv1D
+
+from danlu.models.quiet import quiet_transformers
+
+
+class FusedLinear(Linear):  # type: ignore[misc]
+    """PEFT's LoRA on a linear layer; once `shared` is set, computed together with what shares its input."""
+
+    shared: SharedInput | None = None
+    place = 0
+
+    def forward(self, x: torch.Tensor, *positional: Any, **named: Any) -> torch.Tensor:
+        """`[..., in]` to `[..., out]`."""
+        if self.shared is None or self.disable_adapters or self.merged or positional or named:
+            output: torch.Tensor = super().forward(x, *positional, **named)
+            return output
+        return self.shared.output(self.place, x)
+
+    @property
+    def fusable(self) -> bool:
+        """Whether this is plain LoRA, with one adapter, on unquantised weights."""
+        names = self.active_adapters
+        return (
+            len(names) == 1
+            and names[0] in self.lora_A
+            and not self.lora_variant
+            and not self.lora_bias.get(names[0])
+            and type(self.base_layer) in (torch.nn.Linear, Conv1D)
+        )
+
+    @property
+    def dropout(self) -> torch.nn.Module:
+        """Of the adapter's input."""
+        module: torch.nn.Module = self.lora_dropout[self.active_adapters[0]]
+        return module
+
+
+class SharedInput:
+    """Adapted linears that a model calls with the same input, one after another: the first call computes all.
+
+    Args:
+        layers: in the order of their calls.
+        kernel: `danlu.kernels.low_rank`.
+    """
+
+    def __init__(self, layers: Sequence[FusedLinear], kernel: Any) -> None:
+        self._layers, self._kernel = layers, kernel
+        self._input: torch.Tensor | None = None
+        self._state: tuple[Any, ...] = ()
+        self._waiting: dict[int, torch.Tensor] = {}
+
+    def output(self, place: int, x: torch.Tensor) -> torch.Tensor:
+        """What the layer at this place gives for x."""
+        layer = self._layers[place]
+        dropout = layer.dropout
+        if isinstance(dropout, torch.nn.Dropout) and dropout.p and dropout.training:
+            return self._compute([layer], x, dropout(x))[0]  # each layer drops for itself
+        if x.is_inference():
+            return self._compute([layer], x)[0]
+        state = (x._version, torch.is_grad_enabled())
+        if self._input is not x or self._state != state or place not in self._waiting:
+            self._waiting = dict(enumerate(self._compute(self._layers, x)))
+            self._input, self._state = x, state
+        output = self._waiting.pop(place)
+        if not self._waiting:
+            self._input = None
+        return output
+
+    def _compute(
+        self, layers: Sequence[FusedLinear], x: torch.Tensor, dropped: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, ...]:
+        outputs: tuple[torch.Tensor, ...] = self._kernel.low_rank(x, [self._of(layer) for layer in layers], dropped)
+        return outputs
+
+    def _of(self, layer: FusedLinear) -> Any:
+        name, base = layer.active_adapters[0], layer.base_layer
+        weight = base.weight.t() if isinstance(base, Conv1D) else base.weight
+        down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
+        return self._kernel.LowRank(weight, base.bias, down, up, layer.scaling[name])
+
+
+class FusedNorm(torch.nn.Module):  # type: ignore[misc]
+    """A root-mean-square norm in the model's own formula."""
+
+    def __init__(self, norm: Any, style: str, kernel: Any) -> None:
+        super().__init__()
+        self.weight = norm.weight
+        self._epsilon, self._style, self._kernel = _epsilon(norm), style, kernel
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[..., size]` to the same."""
+        normed: torch.Tensor = self._kernel.rms_norm(x, self.weight, self._epsilon, self._style)
+        return normed
+
+
+class FusedMlp(torch.nn.Module):  # type: ignore[misc]
+    """A gated MLP with the children of the model's own."""
+
+    def __init__(self, mlp: Any, activation: str, kernel: Any) -> None:
+        super().__init__()
+        self.gate_proj, self.up_proj, self.down_proj = mlp.gate_proj, mlp.up_proj, mlp.down_proj
+        self.act_fn = mlp.act_fn
+        self._activation, self._kernel = activation, kernel
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`[..., size]` to the same."""
+        product = self._kernel.gated(self.gate_proj(x), self.up_proj(x), self._activation)
+        down: torch.Tensor = self.down_proj(product)
+        return down
+
+
+@dataclass(frozen=True)
+class Fused:
+    """What was fused.
+
+    Attributes:
+        linears: adapted layers.
+        norms: their number.
+        mlps: their number.
+        undo: each takes one thing out again.
+    """
+
+    linears: int
+    norms: int
+    mlps: int
+    undo: Sequence[Callable[[], None]]
+
+    def off(self) -> None:
+        """Gives the model back the layers that it had."""
+        for step in reversed(self.undo):
+            step()
+
+
+def fuse(model: Any) -> Fused:
+    """Fuses what can be fused in PEFT's wrapped model.
+
+    Raises:
+        ImportError: there are no kernels.
+    """
+    from danlu.kernels import gated, low_rank, rms_norm
+
+    undo: list[Callable[[], None]] = []
+    linears = norms = mlps = 0
+    for group in _groups(model):
+        shared = SharedInput(group, low_rank)
+        for place, layer in enumerate(group):
+            layer.shared, layer.place = shared, place
+            undo.append(lambda layer=layer: setattr(layer, "shared", None))  # type: ignore[misc]
+            linears += 1
+    for parent, name, module in _children(model):
+        replacement: torch.nn.Module | None = None
+        if style := _norm_style(module, rms_norm):
+            replacement, norms = FusedNorm(module, style, rms_norm), norms + 1
+        elif activation := _activation(module, gated):
+            replacement, mlps = FusedMlp(module, activation, gated), mlps + 1
+        if replacement is not None:
+            setattr(parent, name, replacement.train(module.training))
+            undo.append(lambda parent=parent, name=name, module=module: setattr(parent, name, module))  # type: ignore[misc]
+    return Fused(linears, norms, mlps, undo)
+
+
+def _children(model: Any) -> Iterator[tuple[Any, str, Any]]:
+    """Parent, name and module of all modules that are in one place alone, as the model is now."""
+    found: dict[int, list[tuple[Any, str, Any]]] = {}
+    for parent in list(model.modules()):
+        for name, module in parent.named_children():
+            found.setdefault(id(module), []).append((parent, name, module))
+    for places in found.values():
+        if len(places) == 1:
+            yield places[0]
+
+
+def _groups(model: Any) -> list[list[FusedLinear]]:
+    """Adapted layers in the groups that share an input, seen in a short forward pass."""
+    calls: list[tuple[FusedLinear, torch.Tensor]] = []
+
+    def note(module: Any, positional: tuple[Any, ...]) -> None:
+        calls.append((module, positional[0]))
+
+    layers = [module for module in model.modules() if isinstance(module, FusedLinear) and module.fusable]
+    hooks = [layer.register_forward_pre_hook(note) for layer in layers]
+    base = model.get_base_model()
+    training = base.training
+    try:
+        with torch.no_grad(), quiet_transformers():
+            base.eval()
+            base(**{name: tensor.to(base.device) for name, tensor in base.dummy_inputs.items()}, use_cache=False)
+    finally:
+        base.train(training)
+        for hook in hooks:
+            hook.remove()
+    called = [layer for layer, _ in calls]
+    groups: list[list[FusedLinear]] = []
+    for number, (layer, x) in enumerate(calls):
+        if called.count(layer) > 1:
+            continue  # called again with something else: it stands alone, and what follows it too
+        before = calls[number - 1] if number else None
+        if groups and before and before[0] is groups[-1][-1] and before[1] is x:
+            groups[-1].append(layer)
+        else:
+            groups.append([layer])
+    return groups
+
+
+def _epsilon(norm: Any) -> float:
+    return float(getattr(norm, "variance_epsilon", getattr(norm, "eps", 0.0)) or 0.0)
+
+
+def _probe(size: int, like: torch.Tensor) -> torch.Tensor:
+    return torch.randn(3, size, generator=torch.Generator().manual_seed(0)).to(like)
+
+
+def _norm_style(module: Any, kernel: Any) -> str | None:
+    """The formula whose reference gives exactly what this module gives; None if it is no such norm."""
+    weight = getattr(module, "weight", None)
+    if not type(module).__name__.endswith("RMSNorm") or weight is None or weight.dim() != 1 or weight.requires_grad:
+        return None
+    x = _probe(len(weight), weight)
+    with torch.no_grad():
+        expected = module(x)
+        for style in kernel.STYLES:
+            if torch.equal(kernel.plain_rms_norm(x, weight, _epsilon(module), style), expected):
+                return str(style)
+    return None
+
+
+def _activation(module: Any, kernel: Any) -> str | None:
+    """The activation with which this is exactly a gated MLP; None if it is none."""
+    if not type(module).__name__.endswith("MLP"):
+        return None
+    children = dict(module.named_children())
+    if set(children) != {"gate_proj", "up_proj", "down_proj", "act_fn"}:
+        return None
+    layer = getattr(module.gate_proj, "base_layer", module.gate_proj)
+    if not isinstance(layer, torch.nn.Linear):
+        return None
+    x = _probe(layer.in_features, layer.weight)
+    with torch.no_grad():
+        expected = module(x)
+        for activation in kernel.ACTIVATIONS:
+            product = kernel.plain_gated(module.gate_proj(x), module.up_proj(x), activation)
+            if torch.equal(module.down_proj(product), expected):
+                return str(activation)
+    return None

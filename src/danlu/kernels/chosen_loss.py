@@ -1,0 +1,91 @@
+"""Cross-entropy on chosen tokens, in chunks: the logits of all of them never exist at once.
+
+The head is frozen, so the gradient of the hidden states is all that backward needs; it is made together with the
+loss, and no logits are kept.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+_AT_ONCE = 32  # tokens whose softmax is taken in one go, so that it stays in the processor's cache
+
+
+def plain_loss(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: float = 1.0, softcap: float | None = None
+) -> torch.Tensor:
+    """The reference: `chosen_loss` by way of all logits."""
+    logits = torch.nn.functional.linear(hidden, weight) * scale
+    if softcap:
+        logits = softcap * torch.tanh(logits / softcap)
+    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+
+
+def chosen_loss(
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    max_logits: int = 1 << 24,
+) -> torch.Tensor:
+    """Summed cross-entropy, in float32.
+
+    Args:
+        hidden: `[N, hidden_size]` states that predict the targets.
+        weight: `[vocabulary, hidden_size]`, frozen.
+        targets: `[N]` token ids.
+        scale: factor of the logits.
+        softcap: logits become softcap·tanh(logit/softcap) (Gemma 2, arXiv 2408.00118).
+        max_logits: how many exist at once; at least those of one token.
+    """
+    loss: torch.Tensor = _ChosenLoss.apply(hidden, weight, targets, scale, softcap, max_logits)
+    return loss
+
+
+class _ChosenLoss(torch.autograd.Function):  # type: ignore[misc]
+    """Takes what `chosen_loss` takes."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        targets: torch.Tensor,
+        scale: float,
+        softcap: float | None,
+        max_logits: int,
+    ) -> torch.Tensor:
+        needed = ctx.needs_input_grad[0]
+        of_hidden = torch.empty_like(hidden) if needed else None
+        loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
+        chunk = max(1, max_logits // weight.shape[0])
+        for start in range(0, len(targets), chunk):
+            part = slice(start, start + chunk)
+            logits = torch.nn.functional.linear(hidden[part], weight)
+            if scale != 1.0:
+                logits.mul_(scale)
+            slope = None
+            if softcap:
+                logits.div_(softcap).tanh_()
+                slope = 1 - logits.square() if needed else None
+                logits.mul_(softcap)
+            for logits_few, targets_few in zip(
+                logits.split(_AT_ONCE), targets[part, None].split(_AT_ONCE), strict=True
+            ):
+                loss -= torch.log_softmax(logits_few, -1, dtype=torch.float32).gather(1, targets_few).sum()
+                if needed:
+                    torch.softmax(logits_few, -1, out=logits_few)
+                    logits_few.scatter_add_(1, targets_few, torch.full_like(targets_few, -1, dtype=logits.dtype))
+            if of_hidden is not None:
+                torch.mm(logits if slope is None else logits.mul_(slope), weight, out=of_hidden[part])
+        if of_hidden is not None:
+            ctx.save_for_backward(of_hidden.mul_(scale) if scale != 1.0 else of_hidden)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (of_hidden,) = ctx.saved_tensors
+        return of_hidden * gradient, None, None, None, None, None

@@ -1,0 +1,119 @@
+"""Frozen linear layers with low-rank adapters (LoRA, arXiv 2106.09685), those that share an input as one.
+
+For each layer i of a group, y_i = x·W_iᵀ + b_i + s_i·(x·A_iᵀ)·B_iᵀ. The products with all A_i are one product, and so
+is their gradient. Backward keeps x and x·A alone; W never gets a gradient. Everything is computed in x's dtype, the
+gradients of A and B are given in theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+
+
+class LowRank(NamedTuple):
+    """One adapted layer.
+
+    Attributes:
+        weight: `[out, in]`, frozen; may be a transposed view.
+        bias: `[out]`, frozen, or None.
+        down: A, `[rank, in]`.
+        up: B, `[out, rank]`.
+        scaling: s.
+    """
+
+    weight: torch.Tensor
+    bias: torch.Tensor | None
+    down: torch.Tensor
+    up: torch.Tensor
+    scaling: float
+
+
+def plain_low_rank(x: torch.Tensor, layer: LowRank) -> torch.Tensor:
+    """The reference, as PEFT computes it with everything in one dtype."""
+    linear = torch.nn.functional.linear
+    update = linear(linear(x, layer.down.to(x.dtype)), layer.up.to(x.dtype))
+    return linear(x, layer.weight, layer.bias) + update * layer.scaling
+
+
+def low_rank(
+    x: torch.Tensor, layers: Sequence[LowRank], dropped: torch.Tensor | None = None
+) -> tuple[torch.Tensor, ...]:
+    """The outputs of layers that all have the input x.
+
+    Args:
+        x: `[..., in]`.
+        layers: at least one.
+        dropped: the input of the adapters, where it is not x: x after dropout.
+
+    Returns:
+        `[..., out]` for each layer.
+    """
+    frozen = [(layer.weight, layer.bias, layer.scaling) for layer in layers]
+    outputs: tuple[torch.Tensor, ...] = _LowRank.apply(
+        x, dropped, frozen, *(layer.down for layer in layers), *(layer.up for layer in layers)
+    )
+    return outputs
+
+
+class _LowRank(torch.autograd.Function):  # type: ignore[misc]
+    """Input x, the adapters' input or None, (weight, bias, scaling) of each layer, then every A, then every B."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: torch.Tensor,
+        dropped: torch.Tensor | None,
+        frozen: list[tuple[torch.Tensor, torch.Tensor | None, float]],
+        *adapters: torch.Tensor,
+    ) -> tuple[torch.Tensor, ...]:
+        count = len(frozen)
+        flat = x.reshape(-1, x.shape[-1])
+        downs = torch.cat([down.to(x.dtype) for down in adapters[:count]])
+        low = flat if dropped is None else dropped.reshape(flat.shape)
+        reduced = low @ downs.t()
+        outputs = []
+        for (weight, bias, scaling), up, part in zip(
+            frozen, adapters[count:], reduced.split([down.shape[0] for down in adapters[:count]], 1), strict=True
+        ):
+            output = torch.nn.functional.linear(flat, weight, bias)
+            output.addmm_(part, up.to(x.dtype).t(), alpha=scaling)
+            outputs.append(output.view(*x.shape[:-1], -1))
+        ctx.save_for_backward(low, reduced, *adapters)  # of x itself, the shape is all that is needed
+        ctx.frozen, ctx.shape, ctx.apart = frozen, x.shape, dropped is not None
+        return tuple(outputs)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
+        low, reduced, *adapters = ctx.saved_tensors
+        count = len(ctx.frozen)
+        downs, ups = adapters[:count], adapters[count:]
+        parts = reduced.split([down.shape[0] for down in downs], 1)
+        of_x: torch.Tensor | None = None
+        of_reduced, of_ups = torch.empty_like(reduced), []
+        for (weight, _, scaling), up, part, own, gradient in zip(
+            ctx.frozen, ups, parts, of_reduced.split([down.shape[0] for down in downs], 1), gradients, strict=True
+        ):
+            rows = gradient.reshape(-1, gradient.shape[-1])
+            own.copy_(rows @ up.to(rows.dtype)).mul_(scaling)
+            of_ups.append((rows.t() @ part).to(up.dtype).mul_(scaling))
+            if ctx.needs_input_grad[0]:
+                of_x = rows @ weight if of_x is None else of_x.addmm_(rows, weight)
+        of_downs = (of_reduced.t() @ low).split([down.shape[0] for down in downs])
+        of_dropped = None
+        if of_x is not None:
+            stacked = torch.cat([down.to(low.dtype) for down in downs])
+            if ctx.apart:
+                of_dropped = (of_reduced @ stacked).view(ctx.shape)
+            else:
+                of_x.addmm_(of_reduced, stacked)
+            of_x = of_x.view(ctx.shape)
+        return (
+            of_x,
+            of_dropped,
+            None,
+            *(part.to(down.dtype) for part, down in zip(of_downs, downs, strict=True)),
+            *of_ups,
+        )

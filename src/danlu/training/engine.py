@@ -1,0 +1,208 @@
+"""How a model is computed in training: by the kernels that are proven on this very model, else as Transformers does.
+
+The truth is one row at a time through the model's own code. Each kernel is put in by itself and kept only if loss and
+gradients on real documents stay what they were; what does not hold is taken out again, and the name says why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from danlu.data.packing import pack, shared_prefix
+from danlu.data.store import Store
+from danlu.data.template import Document
+from danlu.training.feed import to_batches
+from danlu.training.objectives import ChosenSft, Objective, sft, to_batch
+
+# By how much, relatively, loss and gradients may differ: float32 in the order of its sums alone; bfloat16 also
+# because PEFT computes the adapters in float32 and the kernels in bfloat16.
+_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
+_GRADIENT_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
+_NUM_CANDIDATES, _NUM_DOCUMENTS = 32, 3
+
+
+@dataclass(frozen=True)
+class Engine:
+    """What was chosen for a model.
+
+    Attributes:
+        objective: the loss, by all logits or in chunks.
+        attention: "packed", or "plain" and why.
+        layers: "fused", or "plain" and why.
+        packs: whether documents may lie side by side at all.
+        shares_prefix: whether packs may compute a common prefix once.
+        undo: each takes one kernel out again.
+    """
+
+    objective: Objective
+    attention: str
+    layers: str
+    packs: bool
+    shares_prefix: bool
+    undo: tuple[Callable[[], None], ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For the log."""
+        loss = "chunked" if isinstance(self.objective, ChosenSft) else "plain"
+        return f"{self.attention} attention, {self.layers} layers, {loss} loss"
+
+    def off(self) -> None:
+        """Gives the model back what it had."""
+        for step in reversed(self.undo):
+            step()
+
+
+def choose_engine(model: Any, store: Store | Sequence[Document]) -> Engine:
+    """Proves on real documents by which kernels a model may be computed, and puts them in.
+
+    Args:
+        model: PEFT's wrapped model, as Transformers computes it.
+        store: documents to prove on: the shortest three of the first ones.
+    """
+    candidates = [store[index] for index in range(min(len(store), _NUM_CANDIDATES))]
+    shortest = sorted(candidates, key=lambda document: len(document.ids))[:_NUM_DOCUMENTS]
+    proof = _Proof(model, [shortest[index % len(shortest)] for index in range(_NUM_DOCUMENTS)])
+    layers, undo = _choose_layers(model, proof)
+    objective = _choose_objective(model, proof)
+    attention, packs, off = _choose_attention(model, proof, objective)
+    return Engine(objective, attention, layers, packs, attention == "packed", (*undo, *off))
+
+
+class _Proof:
+    """Loss and gradients of a few documents, against which each kernel is held.
+
+    Args:
+        model: as Transformers computes it, which is the truth.
+        documents: at least two.
+    """
+
+    def __init__(self, model: Any, documents: list[Document]) -> None:
+        self.model, self.documents = model, documents
+        self.dtype = model.get_base_model().dtype
+        self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self._loss, self._gradients = self._measure(sft, 1, share_prefix=False)
+
+    def fault(self, objective: Objective, max_tokens: int, share_prefix: bool) -> str:
+        """What is now different, or nothing."""
+        try:
+            loss, gradients = self._measure(objective, max_tokens, share_prefix)
+        except (TypeError, RuntimeError, IndexError, ValueError) as error:
+            return f"computation fails: {(str(error).splitlines() or [type(error).__name__])[0]}"
+        if not abs(loss - self._loss) <= _TOLERANCE.get(self.dtype, 2e-2) * max(1.0, abs(self._loss)):
+            return f"loss is {loss:.4f}, not {self._loss:.4f}"
+        size = torch.stack([gradient.norm() for gradient in self._gradients]).norm() if self._gradients else 0.0
+        pairs = zip(gradients, self._gradients, strict=True)
+        apart = torch.stack([(new - old).norm() for new, old in pairs]).norm() if gradients else 0.0
+        if not apart <= _GRADIENT_TOLERANCE.get(self.dtype, 1e-1) * size + 1e-12:
+            return f"gradients differ by {float(apart):.2g} of {float(size):.2g}"
+        return ""
+
+    def rows_see_each_other(self, objective: Objective, share_prefix: bool) -> bool:
+        """Whether the last document's loss changes once the tokens of the first are turned around."""
+        first, last = self.documents[0], self.documents[-1]
+        head = shared_prefix([first, last])
+        losses = []
+        for neighbour in (first, Document(first.ids[:head] + first.ids[head:][::-1], first.spans)):
+            batch = to_batch(pack([neighbour, last], share_prefix), self._device)
+            positions, ids = batch.target_positions[-last.trained :], batch.target_ids[-last.trained :]
+            with torch.no_grad():
+                losses.append(
+                    float(objective(self.model, replace(batch, target_positions=positions, target_ids=ids))[0])
+                )
+        change = abs(losses[0] - losses[1]) / max(1.0, abs(losses[0]))
+        return not change <= _TOLERANCE.get(self.dtype, 2e-2) / 10
+
+    @property
+    def _device(self) -> torch.device:
+        device: torch.device = next(self.model.parameters()).device
+        return device
+
+    def _measure(self, objective: Objective, max_tokens: int, share_prefix: bool) -> tuple[float, list[torch.Tensor]]:
+        """Mean loss per trained token, and its gradients by parameter (none if nothing is trained)."""
+        loss_sum, weight_sum = 0.0, 0.0
+        try:
+            for batch in to_batches(self.documents, max_tokens, share_prefix, self._device):
+                with torch.set_grad_enabled(bool(self._trained)):
+                    loss, weight = objective(self.model, batch)
+                    if self._trained:
+                        loss.backward()
+                loss_sum, weight_sum = loss_sum + loss.item(), weight_sum + weight
+            zero = torch.zeros(())
+            gradients = [zero if one.grad is None else one.grad / weight_sum for one in self._trained]
+        finally:
+            for parameter in self._trained:
+                parameter.grad = None
+        return loss_sum / weight_sum, gradients
+
+
+def _choose_layers(model: Any, proof: _Proof) -> tuple[str, tuple[Callable[[], None], ...]]:
+    """What the layers are, and how they are taken out again."""
+    try:
+        from danlu.adapters.fused import fuse
+
+        fused = fuse(model)
+    except ImportError:
+        return "plain (no kernels)", ()
+    except (TypeError, RuntimeError, ValueError, AttributeError) as error:
+        return f"plain ({(str(error).splitlines() or [type(error).__name__])[0]})", ()
+    if not fused.undo:
+        return "plain (none that the kernels know)", ()
+    fault = proof.fault(sft, 1, share_prefix=False)
+    if fault:
+        fused.off()
+        return f"plain (with fused ones, the {fault})", ()
+    return "fused", (fused.off,)
+
+
+def _choose_objective(model: Any, proof: _Proof) -> Objective:
+    try:
+        import danlu.kernels.chosen_loss  # noqa: F401
+    except ImportError:
+        return sft
+    objective = ChosenSft.of(model)
+    return sft if objective is None or proof.fault(objective, 1, share_prefix=False) else objective
+
+
+def _choose_attention(
+    model: Any, proof: _Proof, objective: Objective
+) -> tuple[str, bool, tuple[Callable[[], None], ...]]:
+    """What the attention is, whether rows may be packed, and how it is taken out again.
+
+    Transformers does not keep packed rows apart in every model: not in those with convolutions or recurrent states,
+    nor where positions do not reach the attention mask.
+    """
+    off, reason = _try_kernel(model, proof, objective)
+    if off:
+        return "packed", True, (off,)
+    wrong = _what_is_wrong(proof, objective, share_prefix=False)
+    if wrong:
+        return f"plain, one row at a time ({reason}; packed, the {wrong})", False, ()
+    return f"plain ({reason})", True, ()
+
+
+def _try_kernel(model: Any, proof: _Proof, objective: Objective) -> tuple[Callable[[], None] | None, str]:
+    """How the packed kernel is switched off, if it is right; else why not."""
+    try:
+        from danlu.kernels import packed_attention
+    except ImportError:
+        return None, "no kernels"
+    base = model.get_base_model()
+    before = packed_attention.switch_on(base)
+    if before is None:
+        return None, "the model can't take the packed kernel"
+    wrong = _what_is_wrong(proof, objective, share_prefix=True)
+    if wrong:
+        packed_attention.switch_off(base, before)
+        return None, f"the packed kernel's {wrong}"
+    return lambda: packed_attention.switch_off(base, before), ""
+
+
+def _what_is_wrong(proof: _Proof, objective: Objective, share_prefix: bool) -> str:
+    """What packing the documents changes, or nothing."""
+    fault = proof.fault(objective, 1 << 30, share_prefix)
+    return fault or ("rows see each other" if proof.rows_see_each_other(objective, share_prefix) else "")
