@@ -1,4 +1,4 @@
-"""What every trainer under test shares: its arguments, its rows, its clock. Runs in any environment with transformers."""
+"""What every trainer under test shares: its arguments, rows and clock. Runs in any environment with transformers."""
 
 from __future__ import annotations
 
@@ -13,21 +13,32 @@ RANK, ALPHA, LEARNING_RATE, SEED = 16, 32, 2e-4, 0
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
 
-def arguments() -> argparse.Namespace:
-    """The command line of each trainer."""
+def make_parser() -> argparse.ArgumentParser:
+    """The command line of each trainer; a trainer may add to it."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--rows", type=Path, required=True, help="JSONL of {prompt, completion}: lists of messages")
     parser.add_argument("--model", required=True, help="folder of the base")
-    parser.add_argument("--max-tokens", type=int, default=512)
-    parser.add_argument("--rows-per-step", type=int, default=16)
+    parser.add_argument("--max-tokens", type=int, default=512, help="longer rows lose their end")
+    parser.add_argument("--rows-per-step", type=int, default=16, help="rows of one optimizer step")
     parser.add_argument("--micro-batch", type=int, default=4, help="rows, or packs, of one forward pass")
     parser.add_argument("--dtype", choices=["float32", "bfloat16"], default="bfloat16")
-    parser.add_argument("--packed", action="store_true")
-    return parser.parse_args()
+    parser.add_argument("--packed", action="store_true", help="rows side by side, without padding")
+    return parser
+
+
+def arguments() -> argparse.Namespace:
+    """What this trainer was asked for."""
+    return make_parser().parse_args()
+
+
+def accumulated(asked: argparse.Namespace) -> int:
+    """Forward passes of one optimizer step; a pack is taken for two rows."""
+    rows = asked.micro_batch * (2 if asked.packed else 1)
+    return max(1, int(asked.rows_per_step) // rows)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows."""
+    """The rows, each with lists of messages under `prompt` and `completion`."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
@@ -39,17 +50,26 @@ def tokenise(tokenizer: Any, row: dict[str, Any], max_tokens: int) -> dict[str, 
     return {"input_ids": ids, "labels": [-100] * kept + ids[kept:], "attention_mask": [1] * len(ids)}
 
 
-def report(tokens: int, first_epoch: float, second_epoch: float, start: float, loss: float) -> None:
-    """Prints the result as the last line."""
-    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+def report(tokens: int, epochs: list[float], start: float | None, loss: float, **more: Any) -> None:
+    """Prints the result as the last line.
+
+    Args:
+        tokens: of one epoch's rows, padding not counted.
+        epochs: seconds of the first and of the second epoch.
+        start: seconds from the end of the imports to the first step; None where that can't be told.
+        loss: mean of the second epoch's steps.
+        more: what else this trainer knows.
+    """
+    first, second = epochs
     result = {
         "tokens": tokens,
-        "tokens_per_second": tokens / second_epoch,
-        "first_epoch_seconds": first_epoch,
-        "second_epoch_seconds": second_epoch,
+        "tokens_per_second": tokens / second,
+        "first_epoch_seconds": first,
+        "second_epoch_seconds": second,
         "start_seconds": start,
-        "peak_rss_bytes": peak,
+        "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "loss": loss,
+        **more,
     }
     print(json.dumps(result), flush=True)
 

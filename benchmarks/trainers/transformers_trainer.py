@@ -6,7 +6,7 @@ import tempfile
 import time
 
 import torch
-from common import ALPHA, LEARNING_RATE, RANK, SEED, TARGETS, arguments, clock, read_rows, report, tokenise
+from common import ALPHA, LEARNING_RATE, RANK, SEED, TARGETS, accumulated, arguments, clock, read_rows, report, tokenise
 from peft import LoraConfig, get_peft_model
 from transformers import (
     AutoModelForCausalLM,
@@ -21,6 +21,8 @@ def main() -> None:
     """Two epochs; the second is timed."""
     begun = time.perf_counter()
     asked = arguments()
+    if asked.packed:
+        raise SystemExit("this trainer does not pack")
     tokenizer = AutoTokenizer.from_pretrained(asked.model)
     rows = [tokenise(tokenizer, row, asked.max_tokens) for row in read_rows(asked.rows)]
     model = AutoModelForCausalLM.from_pretrained(asked.model, dtype=getattr(torch, asked.dtype))
@@ -32,7 +34,7 @@ def main() -> None:
             args=TrainingArguments(
                 output_dir=folder,
                 per_device_train_batch_size=asked.micro_batch,
-                gradient_accumulation_steps=asked.rows_per_step // asked.micro_batch,
+                gradient_accumulation_steps=accumulated(asked),
                 num_train_epochs=2,
                 learning_rate=LEARNING_RATE,
                 lr_scheduler_type="constant",
@@ -50,7 +52,7 @@ def main() -> None:
         )
         ready = time.perf_counter() - begun
         trainer.train()
-    report(sum(len(row["input_ids"]) for row in rows), *timer.epochs, ready, timer.loss)
+    report(sum(len(row["input_ids"]) for row in rows), timer.epochs, ready, timer.loss)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import tempfile
 import time
 
 import torch
-from common import ALPHA, LEARNING_RATE, RANK, SEED, TARGETS, arguments, clock, read_rows, report
+from common import ALPHA, LEARNING_RATE, RANK, SEED, TARGETS, accumulated, arguments, clock, read_rows, report
 from datasets import Dataset
 from peft import LoraConfig
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -27,7 +27,7 @@ def main() -> None:
             args=SFTConfig(
                 output_dir=folder,
                 per_device_train_batch_size=asked.micro_batch,
-                gradient_accumulation_steps=max(1, asked.rows_per_step // (asked.micro_batch * (2 if asked.packed else 1))),
+                gradient_accumulation_steps=accumulated(asked),
                 max_length=asked.max_tokens,
                 packing=asked.packed,
                 completion_only_loss=True,
@@ -49,7 +49,7 @@ def main() -> None:
         tokens = sum(len(ids) for ids in trainer.train_dataset["input_ids"])
         ready = time.perf_counter() - begun
         trainer.train()
-    report(tokens, *timer.epochs, ready, timer.loss)
+    report(tokens, timer.epochs, ready, timer.loss)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,11 @@ class FusedLinear(Linear):  # type: ignore[misc]
     shared: SharedInput | None = None
     place = 0
 
+    def __init__(self, *positional: Any, **named: Any) -> None:
+        super().__init__(*positional, **named)
+        # PEFT's own way in sees to this too: merging needs it where weights are stored transposed.
+        self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
+
     def forward(self, x: torch.Tensor, *positional: Any, **named: Any) -> torch.Tensor:
         """`[..., in]` to `[..., out]`."""
         if self.shared is None or self.disable_adapters or self.merged or positional or named:

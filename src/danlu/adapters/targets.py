@@ -67,12 +67,13 @@ def resolve_targets(model: Any, target_modules: str | Sequence[str], rank: int) 
         RecipeError: a name matches nothing, or the rank is above a module's size.
     """
     import torch
+    from transformers.pytorch_utils import Conv1D
 
     output = model.get_output_embeddings()
     linear = {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, torch.nn.Linear) and module is not output
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not output
     }
     short = sorted({name.rsplit(".", 1)[-1] for name in linear})
     if target_modules == "all-linear":
@@ -91,7 +92,12 @@ def resolve_targets(model: Any, target_modules: str | Sequence[str], rank: int) 
                 "use all-linear, or take names from the list",
             )
         )
-    smallest = min(min(m.in_features, m.out_features) for n, m in linear.items() if n.rsplit(".", 1)[-1] in chosen)
+    sizes = [
+        (module.nx, module.nf) if isinstance(module, Conv1D) else (module.in_features, module.out_features)
+        for name, module in linear.items()
+        if name.rsplit(".", 1)[-1] in chosen
+    ]
+    smallest = min(min(pair) for pair in sizes)
     if rank > smallest:
         raise RecipeError(
             Fault(

@@ -10,6 +10,8 @@ from typing import Any
 
 import torch
 
+from danlu.kernels import gpu
+
 _AT_ONCE = 32  # tokens whose softmax is taken in one go, so that it stays in the processor's cache
 
 
@@ -41,6 +43,8 @@ def chosen_loss(
         softcap: logits become softcap·tanh(logit/softcap) (Gemma 2, arXiv 2408.00118).
         max_logits: how many exist at once; at least those of one token.
     """
+    if scale == 1.0 and gpu.has_liger(hidden):
+        return gpu.chosen_loss(hidden, weight, targets, softcap)
     loss: torch.Tensor = _ChosenLoss.apply(hidden, weight, targets, scale, softcap, max_logits)
     return loss
 

@@ -6,6 +6,8 @@ from typing import Any
 
 import torch
 
+from danlu.kernels import gpu
+
 ACTIVATIONS = ("silu", "gelu_tanh")
 
 
@@ -22,6 +24,8 @@ def gated(gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor
         up: as `gate`.
         activation: one of `ACTIVATIONS`.
     """
+    if gpu.has_liger(gate):
+        return gpu.gated(gate, up, activation)
     product: torch.Tensor = _Gated.apply(gate, up, activation)
     return product
 

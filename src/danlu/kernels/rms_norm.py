@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from danlu.kernels import gpu
+
 STYLES = ("llama", "olmo", "gemma")
 
 
@@ -36,6 +38,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, style: str) 
         epsilon: added to the mean square.
         style: one of `STYLES`.
     """
+    if gpu.has_liger(x):
+        return gpu.rms_norm(x, weight, epsilon, style)
     normed: torch.Tensor = _RmsNorm.apply(x, weight, epsilon, style)
     return normed
 

@@ -30,13 +30,14 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def load_base(folder: Path, dtype: torch.dtype, attention: str = "sdpa") -> Any:
+def load_base(folder: Path, dtype: torch.dtype, attention: str | None = None) -> Any:
     """The causal language model of a checked folder, in evaluation mode.
 
     Args:
         folder: from `find_model`.
         dtype: of all weights.
-        attention: a name in Transformers' attention interface.
+        attention: a name in Transformers' attention interface; None: SDPA, or eager where a model's attention has
+            more to it than SDPA computes.
 
     Raises:
         ModelError: Transformers does not know the architecture, or weights are missing from the files.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import ByteSize, Field, ValidationInfo, field_validator, model_validator
 
 from danlu.recipe.base import Pattern, Section
 from danlu.recipe.data_schema import DataSection
@@ -84,6 +84,17 @@ class TrainingSection(Section):
         1024,
         ge=1,
         description="Most computed tokens per forward pass (one row may exceed it); memory follows it.",
+    )
+    activation_checkpointing: float = Field(
+        0.0,
+        ge=0.0,
+        le=1.0,
+        description="Share of the layers whose activations are computed again in the backward pass, to save memory.",
+    )
+    max_memory: ByteSize | None = Field(
+        None,
+        gt=0,
+        description="Most resident memory, such as 3GB: smaller micro-batches and checkpointed layers keep to it.",
     )
     weight_decay: float = Field(0.0, ge=0.0, description="Decoupled weight decay of AdamW.")
     beta1: float = Field(0.9, ge=0.0, lt=1.0, description="AdamW's first moment decay.")

@@ -6,6 +6,7 @@ gradients on real documents stay what they were; what does not hold is taken out
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,7 +32,7 @@ class Engine:
 
     Attributes:
         objective: the loss, by all logits or in chunks.
-        attention: "packed", or "plain" and why.
+        attention: "packed", on a GPU also "flash", or "plain" and why.
         layers: "fused", or "plain" and why.
         packs: whether documents may lie side by side at all.
         shares_prefix: whether packs may compute a common prefix once.
@@ -176,30 +177,26 @@ def _choose_attention(
     Transformers does not keep packed rows apart in every model: not in those with convolutions or recurrent states,
     nor where positions do not reach the attention mask.
     """
-    off, reason = _try_kernel(model, proof, objective)
-    if off:
-        return "packed", True, (off,)
+    try:
+        from danlu.kernels import gpu, packed_attention
+    except ImportError:
+        reason = "no kernels"
+    else:
+        base = model.get_base_model()
+        for name, kernel in (("flash", gpu), ("packed", packed_attention)):
+            before = kernel.switch_on(base)
+            if before is None:
+                reason = "the model can't take the packed kernel"
+                continue
+            wrong = _what_is_wrong(proof, objective, share_prefix=name == "packed")
+            if not wrong:
+                return name, True, (functools.partial(base.set_attn_implementation, before),)
+            base.set_attn_implementation(before)
+            reason = f"the {name} kernel's {wrong}"
     wrong = _what_is_wrong(proof, objective, share_prefix=False)
     if wrong:
         return f"plain, one row at a time ({reason}; packed, the {wrong})", False, ()
     return f"plain ({reason})", True, ()
-
-
-def _try_kernel(model: Any, proof: _Proof, objective: Objective) -> tuple[Callable[[], None] | None, str]:
-    """How the packed kernel is switched off, if it is right; else why not."""
-    try:
-        from danlu.kernels import packed_attention
-    except ImportError:
-        return None, "no kernels"
-    base = model.get_base_model()
-    before = packed_attention.switch_on(base)
-    if before is None:
-        return None, "the model can't take the packed kernel"
-    wrong = _what_is_wrong(proof, objective, share_prefix=True)
-    if wrong:
-        packed_attention.switch_off(base, before)
-        return None, f"the packed kernel's {wrong}"
-    return lambda: packed_attention.switch_off(base, before), ""
 
 
 def _what_is_wrong(proof: _Proof, objective: Objective, share_prefix: bool) -> str:

@@ -7,6 +7,7 @@ import os
 import sys
 from pathlib import Path
 
+import psutil
 import torch
 
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
@@ -30,6 +31,14 @@ def prepare_machine() -> None:
         if hasattr(library, "mallopt") and hasattr(library, "gnu_get_libc_version"):
             library.mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
             library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def resident_bytes() -> int:
+    """Memory of this process, after what it freed was given back."""
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if library is not None and hasattr(library, "malloc_trim"):
+        library.malloc_trim(0)
+    return int(psutil.Process().memory_info().rss)
 
 
 def usable_cores(quota_path: Path = _CPU_QUOTA) -> int:

@@ -27,6 +27,7 @@ from danlu.training.feed import Feed, StreamFeed
 from danlu.training.frozen import choose_frozen
 from danlu.training.loop import Step, mean_loss, train
 from danlu.training.machine import prepare_machine
+from danlu.training.memory import MemoryPlan, checkpoint_activations, plan_memory
 from danlu.training.probes import expect, write_probes
 from danlu.training.trained import base_hash
 
@@ -75,6 +76,13 @@ class Session:
         self.held = prepared.store(EVALUATION)
         train_store = prepared.store(TRAIN)
         self.engine = choose_engine(self.model, first_documents or train_store)
+        self.memory = plan_memory(
+            self.model,
+            self.engine,
+            first_documents or train_store,
+            MemoryPlan(training.micro_batch_tokens, training.activation_checkpointing),
+            training.max_memory,
+        )
         # What is kept for one document would hold traces of others where these can't lie side by side; and streamed
         # documents are too many to keep anything for each.
         self.frozen = (
@@ -93,7 +101,7 @@ class Session:
 
     def _make_feed(self, rows: RowStream | Store, device: torch.device) -> Feed | StreamFeed:
         training, engine = self.recipe.training, self.engine
-        packed_tokens = training.micro_batch_tokens if engine.packs else 1
+        packed_tokens = self.memory.micro_batch_tokens if engine.packs else 1
         batch_size, shares = training.global_batch_size, engine.shares_prefix
         if isinstance(rows, RowStream):
             assert training.max_steps is not None, "the data stage asks for it"
@@ -123,6 +131,7 @@ class Session:
             f"{self.feed.size}, {self.feed.num_steps} steps, "
             f"{str(self.dtype).removeprefix('torch.')}, {self.engine.name}"
             + (f", layers below {self.frozen.first} computed once" if self.frozen else "")
+            + (f", {share:.0%} of the layers checkpointed" if (share := self.memory.checkpointed_share) else "")
         )
 
     def steps(self) -> Iterator[Step]:
@@ -148,6 +157,7 @@ class Session:
     def write_probes(self, folder: Path) -> None:
         """Answers the probe questions in the run's dtype and in float32, and writes everything down."""
         self.engine.off()
+        checkpoint_activations(self.model, 0.0)
         questions = [messages[:-1] for messages in self._probe_rows]
         stops = stop_ids(self.tokenizer, generation_defaults(self.base))
         longest = self.recipe.evaluation.max_new_tokens if self.recipe.evaluation else 64

@@ -1,0 +1,138 @@
+"""What a forward pass keeps for the backward pass, and how little of it will do: activation checkpointing, budgets.
+
+Layers whose activations are checkpointed (arXiv 1604.06174) keep their input alone and are computed again in the
+backward pass: the numbers stay the same bits, each such layer costs one more forward pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from danlu.data.store import Store
+from danlu.data.template import Document
+from danlu.errors import Fault, ModelError, RecipeError
+from danlu.training.engine import Engine
+from danlu.training.feed import to_batches
+from danlu.training.machine import resident_bytes
+
+_SHARES = (0.0, 0.5, 1.0)
+_NUM_CANDIDATES = 32
+# Of what is computed beside the activations that are kept: gradients on their way, logits of a chunk, the allocator.
+_RESERVE_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """How a run stays within its memory.
+
+    Attributes:
+        micro_batch_tokens: most computed tokens of one forward pass.
+        checkpointed_share: of the layers, those whose activations are computed again.
+        bytes_per_token: kept by a forward pass for each computed token; 0 where nothing had to be measured.
+    """
+
+    micro_batch_tokens: int
+    checkpointed_share: float
+    bytes_per_token: int = 0
+
+
+def checkpoint_activations(model: Any, share: float) -> None:
+    """Checkpoints the activations of a share of the layers, spread evenly; 0 takes checkpointing off again.
+
+    Args:
+        model: PEFT's wrapped model.
+        share: 0 to 1; rounded up to whole layers.
+
+    Raises:
+        ModelError: Transformers can't checkpoint this model's activations.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    base = model.get_base_model()
+    if not share:
+        if base.is_activation_checkpointing:
+            base.activation_checkpointing_disable()
+        return
+    try:
+        base.activation_checkpointing_enable({"use_reentrant": False})
+    except ValueError as error:
+        hint = "set training.activation_checkpointing=0 and a smaller training.micro_batch_tokens"
+        raise ModelError(Fault(str(error), type(base).__name__, hint=hint)) from error
+    layers = [module for module in base.modules() if isinstance(module, GradientCheckpointingLayer)]
+    count = -int(-share * len(layers) // 1)
+    chosen = {number * len(layers) // count for number in range(count)}
+    for number, layer in enumerate(layers):
+        layer.gradient_checkpointing = number in chosen
+
+
+def plan_memory(
+    model: Any, engine: Engine, store: Store | Sequence[Document], plan: MemoryPlan, max_bytes: int | None
+) -> MemoryPlan:
+    """The wished plan where it fits, else the largest micro-batch and the fewest checkpointed layers that do.
+
+    What is resident now, the gradients and moments of the trained parameters, a reserve, and what a pass over real
+    documents keeps for each token must stay below the bound.
+
+    Args:
+        model: PEFT's wrapped model, as it will compute; left with the plan's layers checkpointed.
+        engine: how it computes.
+        store: documents; the longest of the first ones are measured.
+        plan: the wish; its share of layers is a lower bound.
+        max_bytes: most resident memory of this process; None: no bound.
+
+    Raises:
+        RecipeError: the longest document does not fit although every layer is checkpointed.
+        ModelError: Transformers can't checkpoint this model's activations.
+    """
+    checkpoint_activations(model, plan.checkpointed_share)
+    if max_bytes is None:
+        return plan
+    documents = [store[index] for index in range(min(len(store), _NUM_CANDIDATES))]
+    longest = max(documents, key=lambda document: len(document.ids))
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    state = 3 * sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    resident = resident_bytes() + state + _RESERVE_BYTES
+    per_token, most = 0, 0
+    for share in sorted({plan.checkpointed_share, *(share for share in _SHARES if share > plan.checkpointed_share)}):
+        checkpoint_activations(model, share)
+        per_token = _bytes_per_token(model, engine, longest)
+        most = int((max_bytes - resident) / per_token)
+        if most >= min(plan.micro_batch_tokens, len(longest.ids)):
+            return MemoryPlan(min(plan.micro_batch_tokens, most), share, per_token)
+    needed = resident + per_token * len(longest.ids)
+    raise RecipeError(
+        Fault(
+            f"a document of {len(longest.ids)} tokens needs {needed / 1e9:.2f} GB, all layers checkpointed; "
+            f"max_memory is {max_bytes / 1e9:.2f} GB",
+            "training.max_memory",
+            f"at least {needed / 1e9:.2f}GB for these documents",
+            "allow more, or lower data.max_sequence_tokens or adapter.rank",
+        )
+    )
+
+
+def _bytes_per_token(model: Any, engine: Engine, document: Document) -> int:
+    """What a forward pass over the document keeps, by computed token: each storage once, weights apart."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept: dict[int, int] = {}
+
+    def note(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    training = model.training
+    model.train()
+    (batch,) = to_batches([document], 1, engine.shares_prefix, next(model.parameters()).device)
+    try:
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            engine.objective(model, batch)[0].detach()
+    finally:
+        model.train(training)
+    num_bytes: int = sum(kept.values()) // batch.ids.shape[1]
+    return max(1, num_bytes)

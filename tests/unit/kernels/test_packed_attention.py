@@ -1,0 +1,228 @@
+"""Attention in blocks is attention over all scores at once; packed documents are attended as if each were alone.
+
+Bounds are relative to the norm of the expected tensor. Blocks are of 128 queries, and weights are kept up to a length
+of 256: lengths lie on both sides of both.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from danlu.data.packing import pack
+from danlu.data.template import Document
+from danlu.kernels import packed_attention
+from danlu.kernels.packed_attention import causal_attention, plain_attention
+
+LENGTHS = [1, 2, 37, 128, 129, 256, 300]
+WINDOWS = [None, 1, 5, 128, 200, 1000]
+HEADS = {"grouped": (4, 2), "one key head": (4, 1), "as many key heads": (3, 3), "one head": (1, 1)}
+
+
+def make(
+    documents: int, heads: str, length: int, size: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    queries, keys = HEADS[heads]
+    return tuple(  # type: ignore[return-value]
+        torch.randn(documents, count, length, size, generator=generator, dtype=torch.float64).to(dtype).requires_grad_()
+        for count in (queries, keys, keys)
+    )
+
+
+def allowed(length: int, window: int | None) -> torch.Tensor:
+    rows, columns = torch.arange(length)[:, None], torch.arange(length)
+    return (columns <= rows) & (columns > rows - (window or length))
+
+
+def outputs_and_gradients(attended: torch.Tensor, tensors: tuple[torch.Tensor, ...]) -> list[torch.Tensor]:
+    given = torch.randn(attended.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    return [attended.detach(), *torch.autograd.grad(attended, tensors, given.to(attended.dtype))]
+
+
+def plain(tensors: tuple[torch.Tensor, ...], window: int | None, softcap: float | None) -> list[torch.Tensor]:
+    query, key, value = tensors
+    attended = plain_attention(query, key, value, allowed(key.shape[2], window), 0.3, softcap)
+    return outputs_and_gradients(attended.transpose(1, 2), tensors)
+
+
+def blocks(tensors: tuple[torch.Tensor, ...], window: int | None, softcap: float | None) -> list[torch.Tensor]:
+    query, key, value = tensors
+    return outputs_and_gradients(causal_attention(query, key, value, 0.3, window, softcap), tensors)
+
+
+def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
+    # A single token's weight is 1 whatever the scores: its gradients are zero, and so must be those found.
+    return float((found.double() - expected.double()).norm() / max(float(expected.double().norm()), 1e-3))
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("length", LENGTHS)
+def test_blocks_give_what_all_scores_at_once_give(length: int, window: int | None, softcap: float | None) -> None:
+    tensors = make(2, "grouped", length, 8, torch.float32)
+    for found, expected in zip(blocks(tensors, window, softcap), plain(tensors, window, softcap), strict=True):
+        assert found.shape == expected.shape
+        assert distance(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("heads", HEADS)
+@pytest.mark.parametrize("length", [1, 129, 300])
+def test_any_share_of_key_heads_gives_what_the_reference_gives(heads: str, length: int) -> None:
+    tensors = make(3, heads, length, 5, torch.float32)
+    for found, expected in zip(blocks(tensors, 100, None), plain(tensors, 100, None), strict=True):
+        assert distance(found, expected) < 1e-5
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("longest_kept", [256, 0])
+def test_gradients_are_those_of_finite_differences(
+    window: int | None, softcap: float | None, longest_kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_attention, "_BLOCK", 4)
+    monkeypatch.setattr(packed_attention, "_LONGEST_KEPT", longest_kept)
+    tensors = make(2, "grouped", 10, 3, torch.float64)
+    assert torch.autograd.gradcheck(lambda q, k, v: causal_attention(q, k, v, 0.3, window, softcap), tensors)
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize(("length", "window"), [(37, None), (300, None), (300, 70)])
+def test_bfloat16_is_no_further_from_the_truth_than_twice_the_reference(
+    length: int, window: int | None, softcap: float | None
+) -> None:
+    tensors = make(2, "grouped", length, 16, torch.bfloat16)
+    truth = plain(tuple(t.detach().double().requires_grad_() for t in tensors), window, softcap)
+    kernel, reference = blocks(tensors, window, softcap), plain(tensors, window, softcap)
+    for found, same, expected in zip(kernel, reference, truth, strict=True):
+        assert found.dtype == torch.bfloat16
+        assert distance(found, expected) < 2 * distance(same, expected)
+
+
+def test_no_grad_gives_the_same_bits_and_inputs_stay_as_they_were() -> None:
+    tensors = make(2, "grouped", 300, 8, torch.float32)
+    before = [tensor.detach().clone() for tensor in tensors]
+    attended = causal_attention(*tensors, 0.3, 70)
+    with torch.no_grad():
+        still = causal_attention(*tensors, 0.3, 70)
+    attended.sum().backward()
+    assert torch.equal(attended, still)
+    assert not still.requires_grad
+    assert all(torch.equal(now, then) for now, then in zip(tensors, before, strict=True))
+
+
+def test_weights_are_kept_for_short_documents_alone() -> None:
+    for length, expected in ((256, 2), (257, 0)):
+        kept: list[torch.Tensor] = []
+        tensors = make(2, "grouped", length, 8, torch.float32)
+        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
+            causal_attention(*tensors, 0.3)
+        assert len(kept) == 3 + expected
+
+
+def module(**config: Any) -> Any:
+    return SimpleNamespace(config=SimpleNamespace(**config), layer_idx=0, training=False, is_causal=True)
+
+
+def packed(
+    documents: list[Document], states: Any, layer: Any, **options: Any
+) -> tuple[torch.Tensor, list[tuple[int, int, int]]]:
+    """What packed states are attended to, and (document, its position, its place in the pack) of every token."""
+    made = pack(documents, True)
+    places = [
+        (row, position, place)
+        for row, document in enumerate(documents)
+        for position, place in enumerate(made.gather[row][: len(document.ids)])
+    ]
+    tensors = [torch.empty(1, one.shape[1], len(made.ids), one.shape[3], dtype=one.dtype) for one in states]
+    for given, own in zip(states, tensors, strict=True):
+        for row, position, place in places:
+            own[0, :, place] = given[row, :, position]
+    attended, weights = packed_attention.packed_attention(
+        layer, *tensors, None, gather=torch.tensor(made.gather), scatter=torch.tensor(made.scatter), **options
+    )
+    assert weights is None
+    return attended[0], places
+
+
+@pytest.mark.parametrize("softcap", [None, 1.5])
+@pytest.mark.parametrize("window", [None, 4, 140])
+def test_each_packed_document_is_attended_as_if_it_were_alone(window: int | None, softcap: float | None) -> None:
+    prefix, lengths = (1, 2, 3), (5, 160, 12)
+    documents = [Document((*prefix, *range(10 + 200 * n, 7 + 200 * n + k)), ((4, 5),)) for n, k in enumerate(lengths)]
+    states = [tensor.detach() for tensor in make(3, "grouped", 160, 8, torch.float64)]
+    for tensor in states:
+        tensor[1:, :, :3] = tensor[:1, :, :3]  # a shared prefix has the same states in every document
+    layer = module(sliding_window=window, attn_logit_softcapping=softcap)
+    attended, places = packed(documents, states, layer, scaling=0.3, sliding_window=window, softcap=softcap)
+    for row, length in enumerate(lengths):
+        own = [tensor[row : row + 1, :, :length] for tensor in states]
+        expected = plain_attention(*own, allowed(length, window), 0.3, softcap)[0].transpose(0, 1)
+        for document, position, place in places:
+            if document == row:
+                torch.testing.assert_close(attended[place], expected[position])
+
+
+def test_dropout_drops_weights_in_training_alone() -> None:
+    documents = [Document((1, 2, *range(10, 30)), ((3, 4),)), Document((1, 2, *range(40, 50)), ((3, 4),))]
+    states = [tensor.detach() for tensor in make(2, "grouped", 22, 8, torch.float64)]
+    layer = module()
+    plain_states, _ = packed(documents, states, layer)
+    still, _ = packed(documents, states, layer, dropout=0.5)
+    assert torch.equal(plain_states, still)
+    layer.training = True
+    torch.manual_seed(0)
+    dropped, _ = packed(documents, states, layer, dropout=0.5)
+    assert not torch.allclose(dropped, plain_states)
+    mean = torch.stack([packed(documents, states, layer, dropout=0.5)[0] for _ in range(400)]).mean(0)
+    assert float((mean - plain_states).norm() / plain_states.norm()) < 0.1
+
+
+@pytest.mark.parametrize(
+    ("config", "options", "causal"),
+    [
+        ({"sliding_window": 8}, {}, True),
+        ({}, {"sliding_window": 8}, True),
+        ({"sliding_window": 8}, {"sliding_window": 4}, True),
+        ({"attn_logit_softcapping": 50.0}, {}, True),
+        ({}, {"softcap": 50.0}, True),
+        ({"attention_chunk_size": 8}, {}, True),
+        ({"layer_types": ["chunked_attention"]}, {}, True),
+        ({"layer_types": ["full_attention"]}, {"sliding_window": 8}, True),
+        ({"layer_types": ["sliding_attention"], "sliding_window": 8}, {}, True),
+        ({}, {"s_aux": torch.zeros(4)}, True),
+        ({}, {}, False),
+    ],
+    ids=str,
+)
+def test_a_layer_that_attends_in_an_unknown_way_is_refused(
+    config: dict[str, Any], options: dict[str, Any], causal: bool
+) -> None:
+    documents = [Document((1, 2, *range(10, 20)), ((3, 4),)), Document((1, 2, *range(40, 50)), ((3, 4),))]
+    states = [tensor.detach() for tensor in make(2, "grouped", 12, 8, torch.float32)]
+    packed(documents, states, module())
+    layer = module(**config)
+    layer.is_causal = causal
+    with pytest.raises(TypeError, match="this kind of attention can't be packed"):
+        packed(documents, states, layer, **options)
+
+
+@pytest.mark.parametrize(
+    ("config", "window"),
+    [
+        ({"sliding_window": 8}, 8),
+        ({"sliding_window": 8, "use_sliding_window": False}, None),
+        ({"sliding_window": 8, "layer_types": ["full_attention"]}, None),
+        ({"sliding_window": 8, "layer_types": ["sliding_attention"]}, 8),
+    ],
+    ids=str,
+)
+def test_a_window_is_taken_where_config_and_layer_agree(config: dict[str, Any], window: int | None) -> None:
+    documents = [Document((1, 2, *range(10, 20)), ((3, 4),)), Document((1, 2, *range(40, 50)), ((3, 4),))]
+    states = [tensor.detach() for tensor in make(2, "grouped", 12, 8, torch.float32)]
+    attended, _ = packed(documents, states, module(**config), sliding_window=window)
+    full, _ = packed(documents, states, module())
+    assert torch.equal(attended, full) == (window is None)

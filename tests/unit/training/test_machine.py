@@ -1,0 +1,71 @@
+"""Threads and memory are set for what the process may use."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from danlu.training.machine import prepare_machine, resident_bytes, usable_cores
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("max 100000", None), ("100000 100000", 1), ("50000 100000", 1), ("9900000 100000", None), ("nonsense", None)],
+)
+def test_the_quota_of_a_container_bounds_the_cores(tmp_path: Path, text: str, expected: int | None) -> None:
+    path = tmp_path / "cpu.max"
+    path.write_text(text)
+    assert usable_cores(path) == (expected or len(os.sched_getaffinity(0)))
+
+
+def test_without_a_quota_the_affinity_counts(tmp_path: Path) -> None:
+    assert usable_cores(tmp_path / "absent") == len(os.sched_getaffinity(0))
+
+
+def test_threads_that_the_user_set_stay(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(7)
+        monkeypatch.setenv("OMP_NUM_THREADS", "7")
+        prepare_machine()
+        assert torch.get_num_threads() == 7
+        monkeypatch.delenv("OMP_NUM_THREADS")
+        prepare_machine()
+        assert torch.get_num_threads() == min(7, usable_cores())
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="page faults are counted as Linux does")
+def test_freed_memory_stays_at_hand() -> None:
+    script = """
+import resource, sys, torch
+from danlu.training.machine import prepare_machine
+if sys.argv[1] == "prepared":
+    prepare_machine()
+torch.set_num_threads(1)
+for turn in range(60):
+    if turn == 20:  # by then the heap has grown to what is asked of it
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    torch.ones(1 << 24).add_(1)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    faults = [
+        int(subprocess.run([sys.executable, "-c", script, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("plain", "prepared")
+    ]
+    assert faults[1] < faults[0] / 10
+
+
+def test_resident_memory_is_counted_after_freed_memory_was_given_back() -> None:
+    before = resident_bytes()
+    held = torch.ones(1 << 25)
+    with_it = resident_bytes()
+    del held
+    assert with_it - before > 100 << 20
+    assert with_it - resident_bytes() > 100 << 20
