@@ -124,9 +124,11 @@ def main() -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     shapes = model_shapes(arguments.model, RANK)
-    sizes = list(dict.fromkeys([*((layer[0], layer[1]) for layer in shapes["layers"]), tuple(shapes["head"])]))
+    sizes = list(dict.fromkeys((shape[0], shape[1]) for shape in (*shapes["layers"], shapes["head"])))
     speeds = {
-        name: [measure(*size, DTYPES[name], arguments.tokens, arguments.min_seconds) for size in sizes]
+        name: [
+            measure(outputs, inputs, DTYPES[name], arguments.tokens, arguments.min_seconds) for outputs, inputs in sizes
+        ]
         for name in arguments.dtype or DTYPES
     }
     found = {"tokens": arguments.tokens, "threads": torch.get_num_threads(), "shapes": shapes, "speeds": speeds}

@@ -32,9 +32,10 @@ def arguments() -> argparse.Namespace:
 
 
 def accumulated(asked: argparse.Namespace) -> int:
-    """Forward passes of one optimizer step; a pack is taken for two rows."""
-    rows = asked.micro_batch * (2 if asked.packed else 1)
-    return max(1, int(asked.rows_per_step) // rows)
+    """Forward passes of one optimizer step; a pack is taken for two rows, so `steps` may differ between trainers."""
+    rows_per_step: int = asked.rows_per_step
+    micro_batch: int = asked.micro_batch
+    return max(1, rows_per_step // (micro_batch * (2 if asked.packed else 1)))
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
@@ -79,7 +80,7 @@ def clock() -> Any:
     from transformers import TrainerCallback
 
     class Clock(TrainerCallback):  # type: ignore[misc,unused-ignore]
-        """epochs: seconds of each; loss: the mean of the last epoch's steps."""
+        """epochs: seconds of each; losses: of the last epoch's steps; loss: their mean."""
 
         def __init__(self) -> None:
             self.epochs: list[float] = []

@@ -15,26 +15,25 @@ from danlu_sft import arguments, first_epoch_steps, make_session
 
 _STEP = "danlu_step"
 _NUM_LARGEST = 15
-# Which operations are of a kind, by their name without `aten::`.
+# Which operations are of a kind, by their name without `aten::` and without the `_` of those in place.
 _PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "mv", "addmv", "dot", "mkldnn_linear", "_addmm_activation"}
 _SOFTMAX = {"_softmax", "_log_softmax", "_softmax_backward_data", "_log_softmax_backward_data", "logsumexp"}
 _COPIES = {
-    *("copy_", "_to_copy", "cat", "index", "index_select", "index_put_", "_index_put_impl_", "index_add_", "gather"),
-    *("scatter", "scatter_", "scatter_add_", "embedding", "fill_", "zero_", "narrow_copy", "split_with_sizes_copy"),
-)
+    *("copy", "_to_copy", "cat", "index", "index_select", "index_put", "_index_put_impl", "index_add", "gather"),
+    *("scatter", "scatter_add", "embedding", "fill", "zero", "narrow_copy", "split_with_sizes_copy"),
+}
 _ELEMENTWISE = {
-    *("mul", "mul_", "add", "add_", "sub", "sub_", "rsub", "div", "div_", "neg", "neg_", "pow", "rsqrt", "sqrt"),
-    *("exp", "exp_", "log", "sigmoid", "sigmoid_", "silu", "silu_", "silu_backward", "gelu", "gelu_backward", "tanh"),
-    *("tanh_backward", "where", "masked_fill", "masked_fill_", "addcmul", "addcmul_", "addcdiv_", "lerp_", "clamp"),
-    *("maximum", "minimum", "sum", "mean", "amax", "max", "cos", "sin", "eq", "ne", "lt", "le", "gt", "ge"),
-)
+    *("mul", "add", "sub", "rsub", "div", "neg", "pow", "rsqrt", "sqrt", "exp", "log", "sigmoid", "silu", "gelu"),
+    *("silu_backward", "gelu_backward", "tanh", "tanh_backward", "where", "masked_fill", "addcmul", "addcdiv", "lerp"),
+    *("clamp", "maximum", "minimum", "sum", "mean", "amax", "max", "cos", "sin", "eq", "ne", "lt", "le", "gt", "ge"),
+}
 
 
 def kind_of(name: str) -> str:
     """The kind of an operation, as the profiler names it."""
     if name == _STEP:
         return "Python outside operations"
-    short = name.removeprefix("aten::")
+    short = name.removeprefix("aten::").removesuffix("_")
     if short in _PRODUCTS or name.startswith("mkldnn::_linear"):
         return "products"
     if short in _SOFTMAX:

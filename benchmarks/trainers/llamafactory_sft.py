@@ -69,7 +69,7 @@ def main() -> None:
             },
             callbacks=[timer],
         )
-    report(seen["tokens"], timer.epochs, None, timer.loss)
+    report(seen["tokens"], timer.epochs, None, timer.loss, steps=len(timer.losses))
 
 
 if __name__ == "__main__":

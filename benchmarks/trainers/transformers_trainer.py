@@ -52,7 +52,7 @@ def main() -> None:
         )
         ready = time.perf_counter() - begun
         trainer.train()
-    report(sum(len(row["input_ids"]) for row in rows), timer.epochs, ready, timer.loss)
+    report(sum(len(row["input_ids"]) for row in rows), timer.epochs, ready, timer.loss, steps=len(timer.losses))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ def main() -> None:
         tokens = sum(len(ids) for ids in trainer.train_dataset["input_ids"])
         ready = time.perf_counter() - begun
         trainer.train()
-    report(tokens, timer.epochs, ready, timer.loss)
+    report(tokens, timer.epochs, ready, timer.loss, steps=len(timer.losses))
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ gives. Names of parameters stay what they are. Without `danlu.kernels` nothing i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -77,7 +78,7 @@ class SharedInput:
             return self._compute([layer], x, dropout(x))[0]  # each layer drops for itself
         if x.is_inference():
             return self._compute([layer], x)[0]
-        state = (x._version, torch.is_grad_enabled())
+        state = self._state_for(x)
         if self._input is not x or self._state != state or place not in self._waiting:
             self._waiting = dict(enumerate(self._compute(self._layers, x)))
             self._input, self._state = x, state
@@ -85,6 +86,15 @@ class SharedInput:
         if not self._waiting:
             self._input = None
         return output
+
+    def _state_for(self, x: torch.Tensor) -> tuple[Any, ...]:
+        """What must not have changed for outputs to be those that x has now: a pass may have ended halfway."""
+        modes = (x._version, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+        adapters = [(layer, layer.active_adapters[0]) for layer in self._layers]
+        versions = [
+            (name, layer.lora_A[name].weight._version, layer.lora_B[name].weight._version) for layer, name in adapters
+        ]
+        return (*modes, *versions)
 
     def _compute(
         self, layers: Sequence[FusedLinear], x: torch.Tensor, dropped: torch.Tensor | None = None
@@ -129,21 +139,21 @@ class FusedMlp(torch.nn.Module):  # type: ignore[misc]
         return down
 
 
-@dataclass(frozen=True)
+@dataclass
 class Fused:
     """What was fused.
 
     Attributes:
-        linears: adapted layers.
+        linears: number of adapted layers.
         norms: their number.
         mlps: their number.
         undo: each takes one thing out again.
     """
 
-    linears: int
-    norms: int
-    mlps: int
-    undo: Sequence[Callable[[], None]]
+    linears: int = 0
+    norms: int = 0
+    mlps: int = 0
+    undo: list[Callable[[], None]] = field(default_factory=list)
 
     def off(self) -> None:
         """Gives the model back the layers that it had."""
@@ -159,24 +169,48 @@ def fuse(model: Any) -> Fused:
     """
     from danlu.kernels import gated, low_rank, rms_norm
 
-    undo: list[Callable[[], None]] = []
-    linears = norms = mlps = 0
-    for group in _groups(model):
-        shared = SharedInput(group, low_rank)
-        for place, layer in enumerate(group):
-            layer.shared, layer.place = shared, place
-            undo.append(lambda layer=layer: setattr(layer, "shared", None))  # type: ignore[misc]
-            linears += 1
-    for parent, name, module in _children(model):
-        replacement: torch.nn.Module | None = None
-        if style := _norm_style(module, rms_norm):
-            replacement, norms = FusedNorm(module, style, rms_norm), norms + 1
-        elif activation := _activation(module, gated):
-            replacement, mlps = FusedMlp(module, activation, gated), mlps + 1
-        if replacement is not None:
-            setattr(parent, name, replacement.train(module.training))
-            undo.append(lambda parent=parent, name=name, module=module: setattr(parent, name, module))  # type: ignore[misc]
-    return Fused(linears, norms, mlps, undo)
+    fused = Fused()
+    try:
+        with _evaluating(model):
+            for group in _groups(model):
+                _share(fused, group, low_rank)
+            for parent, name, module in _children(model):
+                if style := _norm_style(module, rms_norm):
+                    _put_in(fused, parent, name, FusedNorm(module, style, rms_norm))
+                    fused.norms += 1
+                elif activation := _activation(module, gated):
+                    _put_in(fused, parent, name, FusedMlp(module, activation, gated))
+                    fused.mlps += 1
+    except Exception:
+        fused.off()  # all or nothing
+        raise
+    return fused
+
+
+def _share(fused: Fused, group: Sequence[FusedLinear], kernel: Any) -> None:
+    shared = SharedInput(group, kernel)
+    for place, layer in enumerate(group):
+        layer.shared, layer.place = shared, place
+        fused.undo.append(lambda layer=layer: setattr(layer, "shared", None))  # type: ignore[misc]
+        fused.linears += 1
+
+
+def _put_in(fused: Fused, parent: Any, name: str, replacement: torch.nn.Module) -> None:
+    module = getattr(parent, name)
+    setattr(parent, name, replacement)
+    fused.undo.append(lambda: setattr(parent, name, module))
+
+
+@contextlib.contextmanager
+def _evaluating(model: Any) -> Iterator[None]:
+    """Nothing is dropped out meanwhile; then each module is in the mode that it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
 
 
 def _children(model: Any) -> Iterator[tuple[Any, str, Any]]:
@@ -200,13 +234,10 @@ def _groups(model: Any) -> list[list[FusedLinear]]:
     layers = [module for module in model.modules() if isinstance(module, FusedLinear) and module.fusable]
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     base = model.get_base_model()
-    training = base.training
     try:
         with torch.no_grad(), quiet_transformers():
-            base.eval()
             base(**{name: tensor.to(base.device) for name, tensor in base.dummy_inputs.items()}, use_cache=False)
     finally:
-        base.train(training)
         for hook in hooks:
             hook.remove()
     called = [layer for layer, _ in calls]
@@ -230,6 +261,18 @@ def _probe(size: int, like: torch.Tensor) -> torch.Tensor:
     return torch.randn(3, size, generator=torch.Generator().manual_seed(0)).to(like)
 
 
+def _given_by(module: Any, x: torch.Tensor) -> Any:
+    """The module's output for x alone; None if it wants more than x, as gated norms do."""
+    try:
+        return module(x)
+    except (TypeError, AttributeError):
+        return None
+
+
+def _equal(found: torch.Tensor, expected: Any) -> bool:
+    return isinstance(expected, torch.Tensor) and torch.equal(found, expected)
+
+
 def _norm_style(module: Any, kernel: Any) -> str | None:
     """The formula whose reference gives exactly what this module gives; None if it is no such norm."""
     weight = getattr(module, "weight", None)
@@ -237,9 +280,9 @@ def _norm_style(module: Any, kernel: Any) -> str | None:
         return None
     x = _probe(len(weight), weight)
     with torch.no_grad():
-        expected = module(x)
+        expected = _given_by(module, x)
         for style in kernel.STYLES:
-            if torch.equal(kernel.plain_rms_norm(x, weight, _epsilon(module), style), expected):
+            if _equal(kernel.plain_rms_norm(x, weight, _epsilon(module), style), expected):
                 return str(style)
     return None
 
@@ -256,9 +299,9 @@ def _activation(module: Any, kernel: Any) -> str | None:
         return None
     x = _probe(layer.in_features, layer.weight)
     with torch.no_grad():
-        expected = module(x)
+        expected = _given_by(module, x)
         for activation in kernel.ACTIVATIONS:
             product = kernel.plain_gated(module.gate_proj(x), module.up_proj(x), activation)
-            if torch.equal(module.down_proj(product), expected):
+            if _equal(module.down_proj(product), expected):
                 return str(activation)
     return None

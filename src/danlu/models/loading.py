@@ -72,7 +72,15 @@ def load_base(folder: Path, dtype: torch.dtype, attention: str | None = None) ->
                 hint="the files and config.json do not belong together: fetch the model again",
             )
         )
+    head = model.get_output_embeddings()
+    if head is not None:
+        head.register_forward_pre_hook(_in_one_piece)
     return model.to(choose_device()).eval()
+
+
+def _in_one_piece(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The last states of many rows are a slice; torch's bfloat16 product would copy the whole head for each row."""
+    return (inputs[0].contiguous(), *inputs[1:])
 
 
 def tensor_names(folder: Path) -> list[str]:

@@ -6,13 +6,15 @@ import ctypes
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
 
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 # glibc's names for what mallopt sets (malloc.h), and the largest block that is not fetched from the system anew.
-_TRIM_THRESHOLD, _MMAP_THRESHOLD, _KEPT_BYTES = -1, -3, 1 << 30
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_KEPT_BYTES, _USUAL_BYTES = 1 << 30, 1 << 25
 _KERNELS_KEPT = 256
 
 
@@ -26,17 +28,33 @@ def prepare_machine() -> None:
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS_KEPT))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
-    if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        if hasattr(library, "mallopt") and hasattr(library, "gnu_get_libc_version"):
-            library.mallopt(_MMAP_THRESHOLD, _KEPT_BYTES)
-            library.mallopt(_TRIM_THRESHOLD, 2**31 - 1)
+    _set_allocator(_KEPT_BYTES)
+
+
+def release_memory() -> None:
+    """Gives freed memory back to the system, and from now on as usual.
+
+    What generates has caches that grow with every token: kept at hand, each size would leave a hole behind.
+    """
+    library = _set_allocator(_USUAL_BYTES)
+    if library is not None:
+        library.malloc_trim(0)
+
+
+def _set_allocator(kept_bytes: int) -> Any:
+    """Keeps freed blocks up to this size at hand; gives glibc, or None where memory is allocated by another."""
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    if library is None or not hasattr(library, "gnu_get_libc_version"):
+        return None
+    library.mallopt(_MMAP_THRESHOLD, kept_bytes)
+    library.mallopt(_TRIM_THRESHOLD, 2 * kept_bytes - 1)
+    return library
 
 
 def resident_bytes() -> int:
     """Memory of this process, after what it freed was given back."""
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
-    if library is not None and hasattr(library, "malloc_trim"):
+    library = _set_allocator(_KEPT_BYTES)
+    if library is not None:
         library.malloc_trim(0)
     return int(psutil.Process().memory_info().rss)
 

@@ -26,7 +26,7 @@ from danlu.training.environment import describe_environment
 from danlu.training.feed import Feed, StreamFeed
 from danlu.training.frozen import choose_frozen
 from danlu.training.loop import Step, mean_loss, train
-from danlu.training.machine import prepare_machine
+from danlu.training.machine import prepare_machine, release_memory
 from danlu.training.memory import MemoryPlan, checkpoint_activations, plan_memory
 from danlu.training.probes import expect, write_probes
 from danlu.training.trained import base_hash
@@ -158,6 +158,9 @@ class Session:
         """Answers the probe questions in the run's dtype and in float32, and writes everything down."""
         self.engine.off()
         checkpoint_activations(self.model, 0.0)
+        self.frozen = None
+        del self.backend, self.feed  # the optimizer's moments and the kept states
+        release_memory()
         questions = [messages[:-1] for messages in self._probe_rows]
         stops = stop_ids(self.tokenizer, generation_defaults(self.base))
         longest = self.recipe.evaluation.max_new_tokens if self.recipe.evaluation else 64

@@ -1,8 +1,10 @@
-"""The packed kernel trains where it is proven on the very model, and nowhere else."""
+"""Each kernel trains where it is proven on the very model, and nowhere else."""
 
 from __future__ import annotations
 
 import copy
+import re
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -26,10 +28,10 @@ from transformers import (
 from danlu.adapters.lora import add_lora
 from danlu.data.store import Store
 from danlu.data.template import Document
-from danlu.kernels import packed_attention
+from danlu.kernels import chosen_loss, low_rank, packed_attention
 from danlu.training.engine import choose_engine
 from danlu.training.feed import to_batches
-from danlu.training.objectives import sft
+from danlu.training.objectives import ChosenSft, Objective, sft
 
 MakeStore = Callable[[Sequence[Document]], Store]
 SIZES: dict[str, Any] = {
@@ -61,6 +63,8 @@ OPT = OPTConfig(
     max_position_embeddings=64,
     init_std=0.2,
 )
+
+CANNOT = "the model can't take the packed kernel"
 
 
 @pytest.fixture
@@ -112,7 +116,7 @@ def test_off_gives_back_the_attention_that_the_model_had(store: Store) -> None:
     assert attention_of(model) == "eager"
     chosen = choose_engine(model, store)
     assert attention_of(model) == packed_attention.NAME
-    chosen.off(model)
+    chosen.off()
     assert attention_of(model) == "eager"
 
 
@@ -144,7 +148,8 @@ def test_a_model_whose_packed_rows_see_each_other_gets_one_row_at_a_time(
     chosen = choose_engine(model, store)
     assert not chosen.packs
     assert not chosen.shares_prefix
-    assert chosen.attention.startswith("plain, one row at a time (the model can't take the packed kernel; packed, the ")
+    reason = "the packed kernel's (loss|gradients) .*" if config.model_type == "lfm2" else CANNOT
+    assert re.fullmatch(rf"plain, one row at a time \({reason}; packed, the .*\)", chosen.attention)
 
 
 def test_the_kernel_keeps_rows_apart_where_transformers_itself_would_not(store: Store) -> None:
@@ -162,42 +167,112 @@ def test_one_document_is_enough_to_choose_by(make_store: MakeStore) -> None:
     assert not choose_engine(hybrid, store).packs
 
 
+def loss_and_gradients(
+    model: Any, objective: Objective, store: Store, max_tokens: int, share: bool
+) -> tuple[float, dict[str, torch.Tensor]]:
+    documents = [store[index] for index in range(len(store))]
+    total = weight = 0.0
+    for batch in to_batches(documents, max_tokens, share, torch.device("cpu")):
+        loss, batch_weight = objective(model, batch)
+        loss.backward()
+        total, weight = total + loss.item(), weight + batch_weight
+    gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.requires_grad}
+    model.zero_grad(set_to_none=True)
+    return total / weight, gradients
+
+
+def require_close(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
+    """Requires that each gradient is off by 1e-5 of its norm at most."""
+    assert found.keys() == expected.keys()
+    for name, wanted in expected.items():
+        assert wanted.any(), name
+        assert float((found[name] - wanted).norm()) < 1e-5 * float(wanted.norm()), name
+
+
+def with_b(model: Any) -> Any:
+    """B is not zero, so that A has gradients."""
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
 @pytest.mark.parametrize(
     "config",
     [
         MistralConfig(**SIZES, sliding_window=8),
         Qwen2Config(**SIZES, use_sliding_window=True, sliding_window=8, max_window_layers=1),
-        Gemma2Config(**SIZES, head_dim=16, sliding_window=8),
+        Gemma2Config(**SIZES, head_dim=16, sliding_window=8, attn_logit_softcapping=2.0, query_pre_attn_scalar=16),
     ],
     ids=lambda config: config.model_type,
 )
-def test_a_model_with_a_sliding_window_stays_plain_with_a_reason(config: Any, store: Store) -> None:
-    model = with_lora(config)
+def test_windows_and_soft_caps_are_packed_with_the_loss_and_gradients_of_one_row_at_a_time(
+    config: Any, store: Store
+) -> None:
+    assert min(len(store[index].ids) for index in range(len(store))) > config.sliding_window
+    config = copy.deepcopy(config)
+    model = with_b(with_lora(config))
     before = attention_of(model)
+    expected, gradients = loss_and_gradients(model, sft, store, 1, False)
     chosen = choose_engine(model, store)
-    assert chosen.attention.startswith("plain")
-    assert chosen.attention == "plain (the model can't take the packed kernel)"
+    assert (chosen.attention, chosen.shares_prefix) == ("packed", True)
+    loss, found = loss_and_gradients(model, chosen.objective, store, 1 << 20, True)
+    assert loss == pytest.approx(expected, rel=1e-6)
+    require_close(found, gradients)
+    for field in ("sliding_window", "attn_logit_softcapping"):  # both are felt: the test would see them ignored
+        if getattr(config, field, None):
+            other = copy.deepcopy(config)
+            other._attn_implementation = before
+            setattr(other, field, 1000 if field == "sliding_window" else None)
+            assert loss_one_at_a_time(with_b(with_lora(other)), store) != pytest.approx(expected, rel=1e-3)
+    chosen.off()
+    assert attention_of(model) == before
+    assert loss_and_gradients(model, sft, store, 1, False)[0] == expected
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("sliding_window", 4096),
+        ("attention_chunk_size", 4096),
+        ("attn_logit_softcapping", 50.0),
+        ("layer_types", ["full_attention", "sliding_attention"]),
+        ("layer_types", ["full_attention", "chunked_attention"]),
+        ("layer_types", ["full_attention", "nobody_knows"]),
+    ],
+)
+def test_what_a_config_says_of_attention_and_a_layer_does_not_keeps_the_kernel_away(
+    field: str, value: Any, store: Store
+) -> None:
+    model = with_lora(LlamaConfig(**SIZES))
+    config = model.get_base_model().config
+    config.sliding_window = 4096 if field == "layer_types" else None
+    setattr(config, field, value)
+    chosen = choose_engine(model, store)
+    assert (
+        chosen.attention == "plain (the packed kernel's computation fails: this kind of attention can't be packed)"
+        or chosen.attention.startswith(
+            "plain, one row at a time (the packed kernel's computation fails: this kind of attention can't be packed;"
+        )
+    )
     assert not chosen.shares_prefix
-    assert attention_of(model) == before
-    chosen.off(model)
-    assert attention_of(model) == before
+    assert attention_of(model) == "sdpa"
+    config.layer_types, config.sliding_window = ["full_attention"] * 2, None
+    config.attention_chunk_size = config.attn_logit_softcapping = None
+    assert choose_engine(model, store).attention == "packed"
 
 
-@pytest.mark.parametrize("field", ["sliding_window", "attention_chunk_size", "attn_logit_softcapping"])
-def test_any_config_field_that_bends_attention_keeps_the_kernel_away(field: str) -> None:
-    config = LlamaConfig(**SIZES)
-    assert packed_attention.switch_on(AutoModelForCausalLM.from_config(config)) == "sdpa"
-    setattr(config, field, 4096)
-    assert packed_attention.switch_on(AutoModelForCausalLM.from_config(config)) is None
-
-
-def test_one_windowed_layer_among_full_ones_keeps_the_kernel_away() -> None:
-    model = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES))
-    model.config.layer_types = ["full_attention", "full_attention"]
-    assert packed_attention.switch_on(model) == "sdpa"
-    packed_attention.switch_off(model, "sdpa")
-    model.config.layer_types = ["full_attention", "sliding_attention"]
-    assert packed_attention.switch_on(model) is None
+def test_a_document_s_loss_needs_its_window_however_long_it_is(make_store: MakeStore) -> None:
+    numbers = torch.randint(10, 300, (3, 300), generator=torch.Generator().manual_seed(1)).tolist()
+    lengths = (200, 290, 140)
+    store = make_store([Document((5, 6, 7, *row[:k]), ((6, 3 + k),)) for row, k in zip(numbers, lengths, strict=True)])
+    model = with_b(with_lora(MistralConfig(**SIZES, sliding_window=130)))
+    expected, gradients = loss_and_gradients(model, sft, store, 1, False)
+    chosen = choose_engine(model, store)
+    assert chosen.attention == "packed"
+    loss, found = loss_and_gradients(model, chosen.objective, store, 1 << 20, True)
+    assert loss == pytest.approx(expected, rel=1e-6)
+    require_close(found, gradients)
 
 
 def test_a_kernel_with_a_wrong_loss_is_switched_off_with_both_losses(
@@ -227,7 +302,7 @@ def test_a_kernel_that_fails_is_switched_off(store: Store, monkeypatch: pytest.M
 
     model = with_lora(LlamaConfig(**SIZES))
     monkeypatch.setattr(packed_attention, "packed_attention", failing)
-    assert choose_engine(model, store).name.startswith("plain (the packed kernel's loss is nan")
+    assert choose_engine(model, store).attention == "plain (the packed kernel's computation fails: no such kernel)"
     assert attention_of(model) == "sdpa"
 
 
@@ -242,3 +317,73 @@ def test_without_a_grid_the_kernel_is_the_model_s_own_attention() -> None:
         packed_attention.switch_on(model)
         found = model(input_ids=ids, attention_mask=mask).logits
     assert torch.equal(found, expected)
+
+
+def test_a_fused_layer_with_wrong_gradients_is_taken_out(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = low_rank._LowRank.backward
+
+    def wrong(ctx: Any, *given: Any) -> Any:
+        of_x, *others = right(ctx, *given)
+        return (of_x, *(None if one is None else one * 1.01 for one in others))
+
+    model = with_lora(LlamaConfig(**SIZES))
+    monkeypatch.setattr(low_rank._LowRank, "backward", staticmethod(wrong))
+    chosen = choose_engine(model, store)
+    assert re.fullmatch(r"plain \(with fused ones, the gradients differ by .*\)", chosen.layers)
+    assert chosen.attention == "packed"
+    assert not any(getattr(module, "shared", None) for module in model.modules())
+
+
+def test_a_chunked_loss_that_is_wrong_is_not_taken(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = with_lora(LlamaConfig(**SIZES))
+    monkeypatch.setattr(chosen_loss, "chosen_loss", lambda *given: 1.001 * given[0].square().sum())
+    chosen = choose_engine(model, store)
+    assert chosen.objective is sft
+    assert chosen.name == "packed attention, fused layers, plain loss"
+
+
+def without_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if the folder were deleted."""
+    for name in [name for name in sys.modules if name.startswith("danlu.kernels")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, "danlu.kernels", None)
+
+
+@pytest.mark.parametrize("config", [LlamaConfig, Gemma2Config], ids=lambda config: config.model_type)
+def test_without_the_kernels_everything_is_plain_and_the_loss_the_same(
+    config: Any, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = with_b(with_lora(config(**SIZES, head_dim=16)))
+    engine = choose_engine(model, store)
+    assert engine.name == "packed attention, fused layers, chunked loss"
+    expected, gradients = loss_and_gradients(model, engine.objective, store, 1 << 20, True)
+    engine.off()
+    without_kernels(monkeypatch)
+    engine = choose_engine(model, store)
+    assert engine.name == "plain (no kernels) attention, plain (no kernels) layers, plain loss"
+    assert engine.objective is sft
+    assert (engine.packs, engine.shares_prefix, engine.undo) == (True, False, ())
+    for budget in (1, 1 << 20):
+        loss, found = loss_and_gradients(model, engine.objective, store, budget, engine.shares_prefix)
+        assert loss == pytest.approx(expected, rel=1e-6)
+        require_close(found, gradients)
+
+
+def test_without_the_kernels_a_step_ends_at_the_same_weights(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    ends = []
+    for _ in range(2):
+        model = with_b(with_lora(LlamaConfig(**SIZES)))
+        engine = choose_engine(model, store)
+        assert isinstance(engine.objective, ChosenSft) == (not ends)
+        optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.1)
+        losses = []
+        for _ in range(3):
+            loss, gradients = loss_and_gradients(model, engine.objective, store, 1 << 20, engine.shares_prefix)
+            for name, parameter in model.named_parameters():
+                parameter.grad = gradients.get(name)
+            optimizer.step()
+            losses.append(loss)
+        ends.append(losses)
+        without_kernels(monkeypatch)
+    assert ends[0][0] - ends[0][2] > 0.01
+    assert ends[1] == pytest.approx(ends[0], rel=1e-5)

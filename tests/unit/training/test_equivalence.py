@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -107,7 +108,12 @@ def test_the_budgets_above_cut_the_rows_in_different_ways() -> None:
     sizes = {budget: [len(b.positions[0]) for b in to_batches(documents, budget, False, CPU)] for budget in (1, 40, 62)}
     assert sizes == {1: [15, 15, 20, 36], 40: [30, 20, 36], 62: [50, 36]}
     assert [batch.ids.shape[1] for batch in to_batches(documents, ALL, False, CPU)] == [86]
-    assert [batch.ids.shape[1] for batch in to_batches(documents, ALL, True, CPU)] == [86 - 3 * len(SYSTEM)]
+    [packed] = to_batches(documents, ALL, True, CPU)
+    assert len(pack(documents, True).ids) == 86 - 3 * len(SYSTEM) == 68
+    assert packed.ids.shape[1] == 128  # the next multiple of 64
+    assert packed.layout["gather"].shape == (4, 64)  # the longest has 36 tokens: the next multiple of 32
+    assert packed.layout["scatter"].shape == (128,)
+    assert packed.num_tokens == 86
 
 
 def test_without_restarted_positions_the_loss_is_another(model: Any) -> None:
@@ -144,7 +150,7 @@ def test_logits_are_the_same_bits_whatever_the_neighbour(model: Any, share: bool
         with torch.inference_mode():
             logits = model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False, **batch.layout).logits[0]
         own.append(logits[: len(first.ids)])
-        assert logits.shape[0] == len(first.ids) + len(third.ids) - (len(SYSTEM) if share else 0)
+        assert logits.shape[0] == (64 if share else len(first.ids) + len(third.ids))
     assert torch.equal(own[0], own[1])
 
 
@@ -156,6 +162,20 @@ def test_a_neighbour_without_restarted_positions_does_change_the_logits(model: A
         with torch.inference_mode():
             later.append(model(input_ids=batch.ids, use_cache=False).logits[0, len(third.ids) :])
     assert not torch.allclose(later[0], later[1], atol=1e-3)
+
+
+def test_what_fills_a_batch_up_is_seen_by_nobody(model: Any) -> None:
+    documents = some_documents()
+    packed_attention.switch_on(model.get_base_model())
+    batch = to_batch(pack(documents, True), CPU)
+    used = len(pack(documents, True).ids)
+    assert used < batch.ids.shape[1]
+    assert int(batch.target_positions.max()) < used
+    ids, positions = batch.ids.clone(), batch.positions.clone()
+    ids[:, used:], positions[:, used:] = 17, 3
+    with torch.inference_mode():
+        losses = [sft(model, one)[0] for one in (batch, replace(batch, ids=ids, positions=positions))]
+    assert torch.equal(losses[0], losses[1])
 
 
 @pytest.mark.parametrize("share", [False, True], ids=["plain", "packed"])

@@ -9,12 +9,13 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from danlu.adapters.lora import save_adapter
+from danlu.adapters.lora import add_lora, save_adapter
 from danlu.data.template import Document
 from danlu.kernels import packed_attention
+from danlu.training.engine import choose_engine
 from danlu.training.feed import to_batches
 from danlu.training.frozen import FrozenLayers, choose_frozen, first_trained_layer
-from danlu.training.objectives import sft
+from danlu.training.objectives import Objective, sft
 
 CPU = torch.device("cpu")
 SIZES = {
@@ -55,10 +56,22 @@ def tuned(layers: list[int] | None, **changes: Any) -> Any:
     return model
 
 
-def loss_and_gradients(called: Any, model: Any, batches: list[Any]) -> tuple[float, list[torch.Tensor]]:
+def adapted() -> Any:
+    """As `tuned([2, 3])`, with layers that can be fused."""
+    torch.manual_seed(0)
+    model = add_lora(LlamaForCausalLM(LlamaConfig(**SIZES)).eval(), 4, 8.0, 0.0, ["q_proj", "down_proj"], 0, [2, 3])
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    return model
+
+
+def loss_and_gradients(
+    called: Any, model: Any, batches: list[Any], objective: Objective = sft
+) -> tuple[float, list[torch.Tensor]]:
     total = 0.0
     for batch in batches:
-        loss, _ = sft(called, batch)
+        loss, _ = objective(called, batch)
         loss.backward()
         total += float(loss.detach())
     found = [parameter.grad.clone() for parameter in model.parameters() if parameter.requires_grad]
@@ -76,6 +89,23 @@ def test_loss_and_gradients_are_those_of_the_whole_model_in_every_epoch(share: b
     for budget in (1 << 20, 40, 1):
         batches = to_batches(documents, budget, share, CPU, frozen)
         found, same = loss_and_gradients(frozen, model, batches)
+        assert found == pytest.approx(wanted, rel=1e-5)
+        for one, other in zip(same, gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_with_all_kernels_in_the_states_that_are_kept_give_the_same_loss_and_gradients() -> None:
+    model, documents = adapted(), some_documents()
+    wanted, gradients = loss_and_gradients(model, model, to_batches(documents, 1, False, CPU))
+    engine = choose_engine(model, documents)
+    assert engine.name == "packed attention, fused layers, chunked loss"
+    frozen = choose_frozen(model, [documents], engine.objective, engine.shares_prefix)
+    assert frozen is not None
+    assert frozen.first == 2
+    for budget in (1 << 20, 40, 1, 1 << 20):
+        batches = to_batches(documents, budget, True, CPU, frozen)
+        assert all(batch.states is not None and batch.states.shape[1] % 64 == 0 for batch in batches)
+        found, same = loss_and_gradients(frozen, model, batches, engine.objective)
         assert found == pytest.approx(wanted, rel=1e-5)
         for one, other in zip(same, gradients, strict=True):
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -111,19 +141,19 @@ def test_the_lowest_trained_layer_is_found() -> None:
 
 def test_nothing_is_kept_where_it_would_not_be_exact() -> None:
     documents = some_documents()
-    assert isinstance(choose_frozen(tuned([2]), [documents], False), FrozenLayers)
-    assert choose_frozen(tuned(None), [documents], False) is None
-    assert choose_frozen(tuned([2], attention_dropout=0.1), [documents], False) is None
+    assert isinstance(choose_frozen(tuned([2]), [documents], sft, False), FrozenLayers)
+    assert choose_frozen(tuned(None), [documents], sft, False) is None
+    assert choose_frozen(tuned([2], attention_dropout=0.1), [documents], sft, False) is None
 
 
 def test_nothing_is_kept_where_layers_attend_differently() -> None:
     config = Qwen3Config(**SIZES, head_dim=16, use_sliding_window=True, sliding_window=4, max_window_layers=2)
     assert len(set(config.layer_types)) == 2
     model = get_peft_model(Qwen3ForCausalLM(config), LoraConfig(target_modules=["q_proj"], layers_to_transform=[3]))
-    assert choose_frozen(model, [some_documents()], False) is None
+    assert choose_frozen(model, [some_documents()], sft, False) is None
 
 
 def test_a_wrong_state_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     right = FrozenLayers._compute
     monkeypatch.setattr(FrozenLayers, "_compute", lambda self, *given: right(self, *given) * 1.01)
-    assert choose_frozen(tuned([2]), [some_documents()], False) is None
+    assert choose_frozen(tuned([2]), [some_documents()], sft, False) is None
