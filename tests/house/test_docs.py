@@ -11,12 +11,17 @@ from ruamel.yaml import YAML
 from danlu.data.augmentation import AUGMENTERS
 from danlu.data.cleaning import STEPS
 from danlu.recipe.data_schema import DataSection
+from danlu.recipe.schema import TrainingSection
 
-PAGES = sorted((Path(__file__).parents[2] / "docs").glob("*/data.md"))
+DOCS = Path(__file__).parents[2] / "docs"
+PAGES = sorted(DOCS.glob("*/data.md"))
+TRAINING_PAGES = sorted(DOCS.glob("*/training.md"))
 
 
 def test_each_page_has_its_twin() -> None:
     assert [page.parent.name for page in PAGES] == ["en", "zh"]
+    names = [{page.name for page in DOCS.glob(f"{language}/*.md")} for language in ("en", "zh")]
+    assert names[0] == names[1]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
@@ -33,3 +38,9 @@ def test_the_page_names_every_step_and_augmenter(page: Path) -> None:
     text = page.read_text(encoding="utf-8")
     names = {*STEPS, *AUGMENTERS, "exact_duplicates", "near_duplicates"}
     assert not {name for name in names if f"`{name}`" not in text}
+
+
+@pytest.mark.parametrize("page", TRAINING_PAGES, ids=lambda page: page.parent.name)
+def test_the_training_keys_of_the_page_are_valid(page: Path) -> None:
+    (block,) = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    TrainingSection.model_validate(YAML(typ="safe").load(block)["training"], strict=False)

@@ -67,10 +67,16 @@ def choose_engine(model: Any, store: Store | Sequence[Document]) -> Engine:
     """
     candidates = [store[index] for index in range(min(len(store), _NUM_CANDIDATES))]
     shortest = sorted(candidates, key=lambda document: len(document.ids))[:_NUM_DOCUMENTS]
-    proof = _Proof(model, [shortest[index % len(shortest)] for index in range(_NUM_DOCUMENTS)])
-    layers, undo = _choose_layers(model, proof)
-    objective = _choose_objective(model, proof)
-    attention, packs, off = _choose_attention(model, proof, objective)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()  # what is dropped out would differ from one time to the next
+    try:
+        proof = _Proof(model, [shortest[index % len(shortest)] for index in range(_NUM_DOCUMENTS)])
+        layers, undo = _choose_layers(model, proof)
+        objective = _choose_objective(model, proof)
+        attention, packs, off = _choose_attention(model, proof, objective)
+    finally:
+        for module, training in modes:
+            module.training = training
     return Engine(objective, attention, layers, packs, attention == "packed", (*undo, *off))
 
 

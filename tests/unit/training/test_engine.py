@@ -387,3 +387,15 @@ def test_without_the_kernels_a_step_ends_at_the_same_weights(store: Store, monke
         without_kernels(monkeypatch)
     assert ends[0][0] - ends[0][2] > 0.01
     assert ends[1] == pytest.approx(ends[0], rel=1e-5)
+
+
+def test_dropout_keeps_no_kernel_away_and_modes_stay(store: Store) -> None:
+    torch.manual_seed(0)
+    base = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES)).eval()
+    model = with_b(add_lora(base, 4, 8.0, 0.5, ("q_proj", "v_proj", "gate_proj"), 0))
+    before = {name: module.training for name, module in model.named_modules()}
+    assert set(before.values()) == {False, True}  # the base evaluates, the adapters are in training mode
+    engine = choose_engine(model, store)
+    assert engine.name == "packed attention, fused layers, chunked loss"
+    engine.off()
+    assert {name: module.training for name, module in model.named_modules()} == before
