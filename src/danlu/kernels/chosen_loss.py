@@ -31,7 +31,7 @@ def chosen_loss(
     targets: torch.Tensor,
     scale: float = 1.0,
     softcap: float | None = None,
-    max_logits: int = 1 << 24,
+    max_logits: int = 1 << 23,
 ) -> torch.Tensor:
     """Summed cross-entropy, in float32.
 

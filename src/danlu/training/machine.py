@@ -15,7 +15,7 @@ _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 # glibc's names for what mallopt sets (malloc.h), and the largest block that is not fetched from the system anew.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES, _USUAL_BYTES = 1 << 30, 1 << 25
-_KERNELS_KEPT = 256
+_KERNELS_KEPT = 64
 
 
 def prepare_machine() -> None:

@@ -76,6 +76,8 @@ class Session:
         self.held = prepared.store(EVALUATION)
         train_store = prepared.store(TRAIN)
         self.engine = choose_engine(self.model, first_documents or train_store)
+        release_memory()  # of the proof, which computed by the model's own code
+        prepare_machine()
         self.memory = plan_memory(
             self.model,
             self.engine,

@@ -1,7 +1,7 @@
 """Attention in blocks is attention over all scores at once; packed documents are attended as if each were alone.
 
-Bounds are relative to the norm of the expected tensor. Blocks are of 128 queries, and weights are kept up to a length
-of 256: lengths lie on both sides of both.
+Bounds are relative to the norm of the expected tensor. Blocks are of 128 queries: lengths lie on both
+sides.
 """
 
 from __future__ import annotations
@@ -79,12 +79,10 @@ def test_any_share_of_key_heads_gives_what_the_reference_gives(heads: str, lengt
 
 @pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("window", [None, 3])
-@pytest.mark.parametrize("longest_kept", [256, 0])
 def test_gradients_are_those_of_finite_differences(
-    window: int | None, softcap: float | None, longest_kept: int, monkeypatch: pytest.MonkeyPatch
+    window: int | None, softcap: float | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(packed_attention, "_BLOCK", 4)
-    monkeypatch.setattr(packed_attention, "_LONGEST_KEPT", longest_kept)
     tensors = make(2, "grouped", 10, 3, torch.float64)
     assert torch.autograd.gradcheck(lambda q, k, v: causal_attention(q, k, v, 0.3, window, softcap), tensors)
 
@@ -114,13 +112,12 @@ def test_no_grad_gives_the_same_bits_and_inputs_stay_as_they_were() -> None:
     assert all(torch.equal(now, then) for now, then in zip(tensors, before, strict=True))
 
 
-def test_weights_are_kept_for_short_documents_alone() -> None:
-    for length, expected in ((256, 2), (257, 0)):
-        kept: list[torch.Tensor] = []
-        tensors = make(2, "grouped", length, 8, torch.float32)
-        with torch.autograd.graph.saved_tensors_hooks(lambda t, kept=kept: kept.append(t) or t, lambda t: t):
-            causal_attention(*tensors, 0.3)
-        assert len(kept) == 3 + expected
+def test_queries_keys_and_values_alone_are_kept() -> None:
+    kept: list[torch.Tensor] = []
+    tensors = make(2, "grouped", 200, 8, torch.float32)
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        causal_attention(*tensors, 0.3)
+    assert [tuple(tensor.shape[-2:]) for tensor in kept] == [(200, 8)] * 3
 
 
 def module(**config: Any) -> Any:
