@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 from danlu.data.augmentation import AUGMENTERS
 from danlu.data.cleaning import STEPS
 from danlu.recipe.data_schema import DataSection
-from danlu.recipe.schema import TrainingSection
+from danlu.recipe.training_schema import TrainingSection
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*/data.md"))

@@ -5,107 +5,13 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import ByteSize, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from danlu.recipe.adapter_schema import AdapterSection
 from danlu.recipe.base import Pattern, Section
 from danlu.recipe.data_schema import DataSection
-
-
-class ModelSection(Section):
-    """The base model."""
-
-    name: str = Field(
-        min_length=1,
-        description="Folder, .gguf file, short name, hub id or ModelScope id; tried in this order.",
-    )
-    revision: str | None = Field(None, description="Commit, tag or branch, for a hub or ModelScope id.")
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto",
-        description="What the base computes in. auto: bfloat16 where the processor has it, else float32.",
-    )
-
-
-class LoraSection(Section):
-    """Low-rank adapters (LoRA, arXiv 2106.09685)."""
-
-    type: Literal["lora"]
-    rank: int = Field(16, ge=1, le=4096, description="Rank r of the update B·A.")
-    alpha: float = Field(32.0, gt=0.0, description="The update is scaled by alpha / rank.")
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on the adapter's input.")
-    target_modules: Literal["all-linear", "attention"] | tuple[str, ...] = Field(
-        "all-linear", description="all-linear, attention, or a list of module names."
-    )
-    layers_to_transform: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(
-        None, min_length=1, description="Layers that get an adapter, counted from 0; null: all of them."
-    )
-
-
-class SftObjective(Section):
-    """Supervised fine-tuning: cross-entropy on answer tokens."""
-
-    type: Literal["sft"]
-
-
-class ThreePhaseSchedule(Section):
-    """Linear warm-up, cosine, then a held floor."""
-
-    type: Literal["three_phase"]
-    warmup_share: float = Field(0.1, ge=0.0, le=1.0, description="Share of the steps that warm up.")
-    floor_share: float = Field(0.05, ge=0.0, le=1.0, description="Share of the steps at the floor.")
-    floor_learning_rate: float = Field(1.0e-6, ge=0.0, description="Learning rate of the last phase.")
-
-    @model_validator(mode="after")
-    def _shares_fit(self) -> ThreePhaseSchedule:
-        if self.warmup_share + self.floor_share > 1.0:
-            raise ValueError("warmup_share + floor_share must be at most 1")
-        return self
-
-
-class ConstantSchedule(Section):
-    """Linear warm-up, then the same rate to the end."""
-
-    type: Literal["constant"]
-    warmup_share: float = Field(0.0, ge=0.0, le=1.0, description="Share of the steps that warm up.")
-
-
-Schedule = Annotated[ThreePhaseSchedule | ConstantSchedule, Field(discriminator="type")]
-
-
-class TrainingSection(Section):
-    """How the adapter is fitted."""
-
-    objective: SftObjective = Field(SftObjective(type="sft"), description="What is minimised.")
-    learning_rate: float = Field(2.0e-4, gt=0.0, le=1.0, description="Peak learning rate.")
-    schedule: Schedule = Field(ThreePhaseSchedule(type="three_phase"), description="Learning rate by step.")
-    num_epochs: float = Field(1.0, gt=0.0, le=10_000.0, description="Passes over the training rows; may be a part.")
-    max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
-    global_batch_size: int = Field(8, ge=1, description="Rows per optimizer step, over all processes.")
-    micro_batch_tokens: int = Field(
-        1024,
-        ge=1,
-        description="Most computed tokens per forward pass (one row may exceed it); memory follows it.",
-    )
-    activation_checkpointing: float = Field(
-        0.0,
-        ge=0.0,
-        le=1.0,
-        description="Share of the layers whose activations are computed again in the backward pass, to save memory.",
-    )
-    max_memory: ByteSize | None = Field(
-        None,
-        gt=0,
-        description="Most resident memory, such as 3GB: smaller micro-batches and checkpointed layers keep to it.",
-    )
-    weight_decay: float = Field(0.0, ge=0.0, description="Decoupled weight decay of AdamW.")
-    beta1: float = Field(0.9, ge=0.0, lt=1.0, description="AdamW's first moment decay.")
-    beta2: float = Field(0.999, ge=0.0, lt=1.0, description="AdamW's second moment decay.")
-    max_gradient_norm: float | None = Field(1.0, gt=0.0, description="Gradients are clipped to this norm.")
-    evaluate_every_steps: int | None = Field(
-        None, ge=1, description="Optimizer steps between evaluation losses; null: at each epoch's end."
-    )
-    evaluation_max_rows: int | None = Field(
-        None, ge=1, description="Held-out rows, spread evenly, that these losses are taken on; null: all."
-    )
+from danlu.recipe.model_schema import ModelSection
+from danlu.recipe.training_schema import TrainingSection
 
 
 class LossTask(Section):
@@ -193,7 +99,9 @@ class Recipe(Section):
 
     model: ModelSection
     data: DataSection
-    adapter: LoraSection
+    adapter: AdapterSection | None = Field(
+        description="What is trained beside the frozen base, as in {type: lora, rank: 16}; null: the base itself is."
+    )
     training: TrainingSection
     evaluation: EvaluationSection | None = None
     export: ExportSection = ExportSection()

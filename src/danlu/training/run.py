@@ -17,7 +17,7 @@ from danlu.errors import DataError, Fault, Stopped
 from danlu.models.source import find_model
 from danlu.models.tokenizer import load_tokenizer
 from danlu.recipe import LoadedRecipe, dump_recipe
-from danlu.recipe.schema import TrainingSection
+from danlu.recipe.training_schema import TrainingSection
 from danlu.runs import create_folder, require_disk, write_json, write_manifest, write_text
 from danlu.tracking.memory import peak_memory_bytes
 from danlu.tracking.metrics import MetricsFile

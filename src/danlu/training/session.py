@@ -18,7 +18,7 @@ from danlu.data.template import stop_ids
 from danlu.engines.transformers_engine import TransformersEngine
 from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base
 from danlu.recipe import Recipe
-from danlu.recipe.schema import ConstantSchedule, TrainingSection
+from danlu.recipe.training_schema import ConstantSchedule, TrainingSection
 from danlu.training import schedules
 from danlu.training.backends import SingleProcess
 from danlu.training.engine import choose_engine

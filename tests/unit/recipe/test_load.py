@@ -222,9 +222,13 @@ def test_missing_section_lists_its_keys(recipe_file):
 
 
 def test_section_without_anything_in_it_lists_its_keys(recipe_file):
-    fault = fault_of(recipe_file(old="adapter: {type: lora}", new="adapter:"))
-    assert fault.what == "`adapter` is null: should be a mapping of keys"
-    assert "rank" in fault.allowed
+    fault = fault_of(recipe_file(old="{name: smollm2-135m-instruct}", new=""))
+    assert fault.what == "`model` is null: should be a mapping of keys"
+    assert "revision" in fault.allowed
+
+
+def test_a_null_adapter_is_one_that_is_not_there(recipe_file):
+    assert load_recipe(recipe_file(old="adapter: {type: lora}", new="adapter: null")).recipe.adapter is None
 
 
 def test_missing_key_is_at_its_section(recipe_file):
