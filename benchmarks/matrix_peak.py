@@ -35,7 +35,7 @@ def model_shapes(folder: Path, rank: int) -> dict[str, Any]:
     """
     model = skeleton(folder)
     head = model.get_output_embeddings()
-    targets = set(resolve_targets(model, "all-linear", rank))
+    targets = set(resolve_targets(model, "all-linear"))
     layers = {
         name: (module.out_features, module.in_features)
         for name, module in model.named_modules()

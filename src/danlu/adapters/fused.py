@@ -1,8 +1,8 @@
 """Fused layers, put into a model and taken out: adapted linears that share an input, norms, gated MLPs.
 
-Linears come in by PEFT's custom modules: `FusedLinear` is PEFT's own layer with another way through it. Norms and
-MLPs are replaced as submodules, and only where the reference of the kernel gives exactly what the model's module
-gives. Names of parameters stay what they are. Without `danlu.kernels` nothing is fused.
+Linears are there already (see `danlu.adapters.linear`). Norms and MLPs are replaced as submodules, and only where the
+reference of the kernel gives exactly what the model's module gives. Names of parameters stay what they are. Without
+`danlu.kernels` nothing is fused.
 """
 
 from __future__ import annotations
@@ -13,100 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear
-from transformers.pytorch_utils import Conv1D
+from peft.tuners.tuners_utils import BaseTunerLayer
 
+from danlu.adapters.linear import FusedLinear, SharedInput
 from danlu.models.quiet import quiet_transformers
-
-
-class FusedLinear(Linear):  # type: ignore[misc]
-    """PEFT's LoRA on a linear layer; once `shared` is set, computed together with what shares its input."""
-
-    shared: SharedInput | None = None
-    place = 0
-
-    def __init__(self, *positional: Any, **named: Any) -> None:
-        super().__init__(*positional, **named)
-        # PEFT's own way in sees to this too: merging needs it where weights are stored transposed.
-        self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
-
-    def forward(self, x: torch.Tensor, *positional: Any, **named: Any) -> torch.Tensor:
-        """`[..., in]` to `[..., out]`."""
-        if self.shared is None or self.disable_adapters or self.merged or positional or named:
-            output: torch.Tensor = super().forward(x, *positional, **named)
-            return output
-        return self.shared.output(self.place, x)
-
-    @property
-    def fusable(self) -> bool:
-        """Whether this is plain LoRA, with one adapter, on unquantised weights."""
-        names = self.active_adapters
-        return (
-            len(names) == 1
-            and names[0] in self.lora_A
-            and not self.lora_variant
-            and not self.lora_bias.get(names[0])
-            and type(self.base_layer) in (torch.nn.Linear, Conv1D)
-        )
-
-    @property
-    def dropout(self) -> torch.nn.Module:
-        """Of the adapter's input."""
-        module: torch.nn.Module = self.lora_dropout[self.active_adapters[0]]
-        return module
-
-
-class SharedInput:
-    """Adapted linears that a model calls with the same input, one after another: the first call computes all.
-
-    Args:
-        layers: in the order of their calls.
-        kernel: `danlu.kernels.low_rank`.
-    """
-
-    def __init__(self, layers: Sequence[FusedLinear], kernel: Any) -> None:
-        self._layers, self._kernel = layers, kernel
-        self._input: torch.Tensor | None = None
-        self._state: tuple[Any, ...] = ()
-        self._waiting: dict[int, torch.Tensor] = {}
-
-    def output(self, place: int, x: torch.Tensor) -> torch.Tensor:
-        """What the layer at this place gives for x."""
-        layer = self._layers[place]
-        dropout = layer.dropout
-        if isinstance(dropout, torch.nn.Dropout) and dropout.p and dropout.training:
-            return self._compute([layer], x, dropout(x))[0]  # each layer drops for itself
-        if x.is_inference():
-            return self._compute([layer], x)[0]
-        state = self._state_for(x)
-        if self._input is not x or self._state != state or place not in self._waiting:
-            self._waiting = dict(enumerate(self._compute(self._layers, x)))
-            self._input, self._state = x, state
-        output = self._waiting.pop(place)
-        if not self._waiting:
-            self._input = None
-        return output
-
-    def _state_for(self, x: torch.Tensor) -> tuple[Any, ...]:
-        """What must not have changed for outputs to be those that x has now: a pass may have ended halfway."""
-        modes = (x._version, torch.is_grad_enabled(), torch.is_inference_mode_enabled())
-        adapters = [(layer, layer.active_adapters[0]) for layer in self._layers]
-        versions = [
-            (name, layer.lora_A[name].weight._version, layer.lora_B[name].weight._version) for layer, name in adapters
-        ]
-        return (*modes, *versions)
-
-    def _compute(
-        self, layers: Sequence[FusedLinear], x: torch.Tensor, dropped: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, ...]:
-        outputs: tuple[torch.Tensor, ...] = self._kernel.low_rank(x, [self._of(layer) for layer in layers], dropped)
-        return outputs
-
-    def _of(self, layer: FusedLinear) -> Any:
-        name, base = layer.active_adapters[0], layer.base_layer
-        weight = base.weight.t() if isinstance(base, Conv1D) else base.weight
-        down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
-        return self._kernel.LowRank(weight, base.bias, down, up, layer.scaling[name])
 
 
 class FusedNorm(torch.nn.Module):  # type: ignore[misc]
@@ -144,12 +54,14 @@ class Fused:
     """What was fused.
 
     Attributes:
-        linears: number of adapted layers.
+        adapted: number of adapted layers in the model.
+        linears: of those, number that are fused.
         norms: their number.
         mlps: their number.
         undo: each takes one thing out again.
     """
 
+    adapted: int = 0
     linears: int = 0
     norms: int = 0
     mlps: int = 0
@@ -169,7 +81,7 @@ def fuse(model: Any) -> Fused:
     """
     from danlu.kernels import gated, low_rank, rms_norm
 
-    fused = Fused()
+    fused = Fused(sum(isinstance(module, BaseTunerLayer) for module in model.modules()))
     try:
         with _evaluating(model):
             for group in _groups(model):

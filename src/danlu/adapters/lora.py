@@ -3,57 +3,104 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from danlu.adapters.biases import answer_as_base, own_biases
+from danlu.adapters.targets import linear_layers, tied_modules
 from danlu.errors import Fault, FolderError
 from danlu.models.quiet import quiet_transformers
 
 
-def add_lora(
-    model: Any,
-    rank: int,
-    alpha: float,
-    dropout: float,
-    target_modules: Sequence[str],
-    seed: int,
-    layers_to_transform: Sequence[int] | None = None,
-) -> Any:
+@dataclass(frozen=True)
+class Lora:
+    """A LoRA adapter (arXiv 2106.09685) in plain values, named as in the recipe.
+
+    Attributes:
+        rank: r of the update B·A.
+        alpha: the update is scaled by alpha / rank.
+        dropout: on the adapter's input.
+        layers_to_transform: indices of the layers that get one; None for all.
+        rank_pattern: another rank by the end of a module's name; no module may match two ends.
+        alpha_pattern: another alpha, likewise.
+        bias: the base's biases that are trained too: `none`, `all`, or with `lora_only` those of adapted layers.
+        modules_to_save: full names of modules that are trained whole and saved with the adapter.
+        use_rslora: scales by alpha / √rank (arXiv 2312.03732).
+        use_dora: direction and magnitude apart (arXiv 2402.09353).
+        init_lora_weights: how A and B start: `default`, `gaussian`, `orthogonal`, `olora`, `pissa`, `pissa_niter_N`.
+    """
+
+    rank: int
+    alpha: float
+    dropout: float = 0.0
+    layers_to_transform: Sequence[int] | None = None
+    rank_pattern: Mapping[str, int] = field(default_factory=dict)
+    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
+    bias: str = "none"
+    modules_to_save: Sequence[str] = ()
+    use_rslora: bool = False
+    use_dora: bool = False
+    init_lora_weights: str = "default"
+
+
+def add_lora(model: Any, lora: Lora, target_modules: Sequence[str], seed: int) -> Any:
     """Puts a fresh LoRA on every chosen module; the base is frozen, the adapter is float32.
 
     Args:
         model: the base, in evaluation mode.
-        rank: r of the update B·A.
-        alpha: the update is scaled by alpha / rank.
-        dropout: on the adapter's input.
-        target_modules: from `resolve_targets`.
-        seed: of A's initial values; B starts at zero, so the model first answers as its base.
-        layers_to_transform: indices of the layers that get one; None for all.
+        lora: as `fit_lora` gave it, where it names modules or patterns.
+        target_modules: from `fit_lora`.
+        seed: of the first values, with which the model answers as its base.
 
     Returns:
-        PEFT's wrapped model.
+        PEFT's wrapped model. Its `disable_adapter()` gives the base's answers, whatever is trained.
     """
-    import torch
-    from peft import LoraConfig, get_peft_model
+    from peft import get_peft_model
     from transformers.pytorch_utils import Conv1D
 
-    config = LoraConfig(
-        task_type="CAUSAL_LM",
-        r=rank,
-        lora_alpha=alpha,
-        lora_dropout=dropout,
-        target_modules=list(target_modules),
-        layers_to_transform=list(layers_to_transform) if layers_to_transform is not None else None,
-        bias="none",
-    )
-    from danlu.adapters.fused import FusedLinear
+    from danlu.adapters.linear import FusedLinear
 
+    config = _peft_config(model, lora, target_modules)
     # PEFT's own way in for other layers; `danlu.adapters.fused` may later compute them together.
     config._register_custom_module({torch.nn.Linear: FusedLinear, Conv1D: FusedLinear})
+    biases = own_biases(model)
     torch.manual_seed(seed)
     with quiet_transformers():
-        return get_peft_model(model, config)
+        tuned = get_peft_model(model, config)
+    for layer in tuned.modules():
+        if isinstance(layer, FusedLinear):
+            layer.begin()
+    if lora.bias != "none":
+        answer_as_base(tuned, biases)
+    return tuned
+
+
+def _peft_config(model: Any, lora: Lora, target_modules: Sequence[str]) -> Any:
+    from peft import LoraConfig
+
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Using Rank-Stabilized LoRA with rank_pattern")  # it can here
+        return LoraConfig(
+            task_type="CAUSAL_LM",
+            r=lora.rank,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=list(target_modules),
+            layers_to_transform=list(lora.layers_to_transform) if lora.layers_to_transform is not None else None,
+            rank_pattern=dict(lora.rank_pattern),
+            alpha_pattern=dict(lora.alpha_pattern),
+            bias=lora.bias,
+            modules_to_save=list(lora.modules_to_save) or None,
+            ensure_weight_tying=not tied_modules(model).isdisjoint(lora.modules_to_save),
+            use_rslora=lora.use_rslora,
+            use_dora=lora.use_dora,
+            init_lora_weights=True if lora.init_lora_weights == "default" else lora.init_lora_weights,
+        )
 
 
 def parameter_counts(model: Any) -> tuple[int, int]:
@@ -64,16 +111,21 @@ def parameter_counts(model: Any) -> tuple[int, int]:
 
 def save_adapter(model: Any, folder: Path, base_name: str) -> None:
     """Writes the adapter in PEFT's format; plain PEFT and vLLM load it as it is."""
+    from danlu.adapters.conversion import told_as_lora
+
     for config in model.peft_config.values():
         config.base_model_name_or_path = base_name
-    with quiet_transformers():
-        # Embeddings are frozen, so never saved; left to decide, PEFT would look the base up on a hub.
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+    with quiet_transformers(), told_as_lora(model) as state:
+        # Embeddings are saved if they are trained whole; left to decide, PEFT would look the base up on a hub.
+        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, state_dict=state)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
 def load_adapter(model: Any, folder: Path) -> Any:
     """Puts a saved adapter on its base.
+
+    Returns:
+        PEFT's wrapped model, in evaluation mode. Its `disable_adapter()` gives the base's answers.
 
     Raises:
         FolderError: the folder holds no adapter, a broken one, one with NaN, or one for another base.
@@ -82,6 +134,8 @@ def load_adapter(model: Any, folder: Path) -> Any:
     from safetensors import SafetensorError
 
     check_adapter_folder(folder)
+    _require_modules(model, folder)
+    biases = own_biases(model)
     with quiet_transformers():
         try:
             tuned = PeftModel.from_pretrained(model, folder, is_trainable=False)
@@ -95,7 +149,24 @@ def load_adapter(model: Any, folder: Path) -> Any:
                 )
             ) from error
     _require_all_tensors(tuned, folder)
+    if getattr(tuned.active_peft_config, "bias", "none") != "none":
+        answer_as_base(tuned, biases)
     return tuned.eval()
+
+
+def _require_modules(model: Any, folder: Path) -> None:
+    """Requires that the adapter's modules are in the base; another family has other names."""
+    targets = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8")).get("target_modules")
+    ends = {name.rsplit(".", 1)[-1] for name in linear_layers(model)}
+    if isinstance(targets, list) and ends.isdisjoint(name.rsplit(".", 1)[-1] for name in targets):
+        raise FolderError(
+            Fault(
+                f"the adapter does not fit this base: it goes on {', '.join(sorted(targets))}, none of which is there",
+                str(folder),
+                f"an adapter on some of {', '.join(sorted(ends))}",
+                "name the base it was trained on in model.name",
+            )
+        )
 
 
 def _require_all_tensors(tuned: Any, folder: Path) -> None:
@@ -123,7 +194,6 @@ def check_adapter_folder(folder: Path) -> None:
     Raises:
         FolderError: a file is missing or broken, or a value is NaN or infinite.
     """
-    import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from danlu.errors import Fault, ModelError, RecipeError
 from danlu.models.quiet import quiet_transformers
 
@@ -19,7 +21,6 @@ def skeleton(folder: Path) -> Any:
         ModelError: Transformers does not know the architecture.
     """
     with quiet_transformers():
-        import torch
         from transformers import AutoConfig, AutoModelForCausalLM
 
         try:
@@ -55,26 +56,38 @@ def require_layers(model: Any, layers: Sequence[int] | None) -> None:
         )
 
 
-def resolve_targets(model: Any, target_modules: str | Sequence[str], rank: int) -> list[str]:
+def linear_layers(model: Any) -> dict[str, Any]:
+    """Linear layers by full name, without the output layer."""
+    from transformers.pytorch_utils import Conv1D
+
+    output = model.get_output_embeddings()
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not output
+    }
+
+
+def tied_modules(model: Any) -> set[str]:
+    """Full names of the token embeddings and the head where they are one matrix; else nothing."""
+    head = model.get_output_embeddings()
+    if head is None or not getattr(model.config.get_text_config(), "tie_word_embeddings", False):
+        return set()
+    one = (model.get_input_embeddings(), head)
+    return {name for name, module in model.named_modules() if any(module is other for other in one)}
+
+
+def resolve_targets(model: Any, target_modules: str | Sequence[str]) -> list[str]:
     """The module names (last parts) an adapter goes on.
 
     Args:
         model: with or without weights.
         target_modules: `all-linear`, `attention`, or names.
-        rank: the adapter's rank, which must not exceed a module's smaller side.
 
     Raises:
-        RecipeError: a name matches nothing, or the rank is above a module's size.
+        RecipeError: a name matches nothing.
     """
-    import torch
-    from transformers.pytorch_utils import Conv1D
-
-    output = model.get_output_embeddings()
-    linear = {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not output
-    }
+    linear = linear_layers(model)
     short = sorted({name.rsplit(".", 1)[-1] for name in linear})
     if target_modules == "all-linear":
         chosen = short
@@ -90,21 +103,6 @@ def resolve_targets(model: Any, target_modules: str | Sequence[str], rank: int) 
                 "adapter.target_modules",
                 f"all-linear, attention, or some of {', '.join(short)}",
                 "use all-linear, or take names from the list",
-            )
-        )
-    sizes = [
-        (module.nx, module.nf) if isinstance(module, Conv1D) else (module.in_features, module.out_features)
-        for name, module in linear.items()
-        if name.rsplit(".", 1)[-1] in chosen
-    ]
-    smallest = min(min(pair) for pair in sizes)
-    if rank > smallest:
-        raise RecipeError(
-            Fault(
-                f"rank {rank} is above the smallest chosen layer",
-                "adapter.rank",
-                f"1 to {smallest}",
-                "16 to 64 is usual; a larger rank adds parameters, not capacity",
             )
         )
     return chosen

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
 
 from danlu.recipe.base import Section
 
@@ -43,6 +43,16 @@ class LoraSection(Section):
         description="How A and B start: default, gaussian, orthogonal, olora (arXiv 2406.01775), pissa "
         "(arXiv 2404.02948) or pissa_niter_N, its quick form of N iterations.",
     )
+
+    @field_validator("init_lora_weights")
+    @classmethod
+    def _fits_the_rest(cls, init: str, info: ValidationInfo) -> str:
+        ranks = [info.data.get("rank", 0), *info.data.get("rank_pattern", {}).values()]
+        if init == "orthogonal" and any(rank % 2 for rank in ranks):
+            raise ValueError("orthogonal needs even ranks")
+        if init.startswith(("olora", "pissa")) and info.data.get("use_dora"):
+            raise ValueError(f"{init} with use_dora can't be saved as an adapter of the unchanged base; leave one out")
+        return init
 
 
 AdapterSection = LoraSection

@@ -107,10 +107,27 @@ class Recipe(Section):
     export: ExportSection = ExportSection()
     run: RunSection = RunSection()
 
+    @field_validator("adapter")
+    @classmethod
+    def _fits_the_model(cls, adapter: AdapterSection | None, info: ValidationInfo) -> AdapterSection | None:
+        model = info.data.get("model")
+        if adapter is None or model is None or model.quantization is None:
+            return adapter
+        if adapter.init_lora_weights.startswith(("olora", "pissa")):
+            raise ValueError(f"adapter.init_lora_weights={adapter.init_lora_weights} needs model.quantization=null")
+        return adapter
+
     @field_validator("training")
     @classmethod
     def _has_an_end(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
         data = info.data.get("data")
         if data is not None and data.streaming and training.max_steps is None:
             raise ValueError("data.streaming needs training.max_steps: rows that are not counted give no end")
+        return training
+
+    @field_validator("training")
+    @classmethod
+    def _fits_the_adapter(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
+        if training.loraplus_lr_ratio is not None and "adapter" in info.data and info.data["adapter"] is None:
+            raise ValueError("training.loraplus_lr_ratio needs a LoRA adapter: without one there is no B")
         return training

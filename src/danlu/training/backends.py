@@ -47,4 +47,4 @@ class SingleProcess:
     def set_learning_rate(self, rate: float) -> None:
         """Sets the rate of the next update."""
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("lr_ratio", 1.0)

@@ -33,7 +33,7 @@ class Engine:
     Attributes:
         objective: the loss, by all logits or in chunks.
         attention: "packed", on a GPU also "flash", or "plain" and why.
-        layers: "fused", or "plain" and why.
+        layers: "fused", also how many of the adapted ones if not all, or "plain" and why.
         packs: whether documents may lie side by side at all.
         shares_prefix: whether packs may compute a common prefix once.
         undo: each takes one kernel out again.
@@ -163,7 +163,8 @@ def _choose_layers(model: Any, proof: _Proof) -> tuple[str, tuple[Callable[[], N
     if fault:
         fused.off()
         return f"plain (with fused ones, the {fault})", ()
-    return "fused", (fused.off,)
+    taken = "" if fused.linears == fused.adapted else f" ({fused.linears} of {fused.adapted} adapted)"
+    return f"fused{taken}", (fused.off,)
 
 
 def _choose_objective(model: Any, proof: _Proof) -> Objective:

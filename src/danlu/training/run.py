@@ -33,7 +33,7 @@ def run_training(loaded: LoadedRecipe, quiet: bool = False) -> dict[str, Any]:
 
     Returns:
         `run_folder`, `steps`, `train_loss`, `evaluation_loss`, `tokens_per_second`, `peak_memory_bytes`,
-        `seconds`, and what `danlu data` gives.
+        `seconds`, `trainable_parameters`, `total_parameters`, `trainable_share`, and what `danlu data` gives.
 
     Raises:
         InputError: something in the recipe, data or model is wrong; the run folder is not left behind.
@@ -65,6 +65,7 @@ def run_training(loaded: LoadedRecipe, quiet: bool = False) -> dict[str, Any]:
         "run_folder": str(folder),
         "peak_memory_bytes": peak_memory_bytes(),
         "seconds": round(time.perf_counter() - started, 3),
+        **session.sizes(),
         **_summary(prepared, stream),
     }
     write_manifest(folder, "run", {"result": result, "base_sha256": session.base_sha256, "engine": session.engine.name})

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from danlu.adapters.lora import add_lora, parameter_counts, save_adapter
-from danlu.adapters.targets import require_layers, resolve_targets, skeleton
+from danlu.adapters.fitting import fit_lora
+from danlu.adapters.lora import Lora, add_lora, parameter_counts, save_adapter
+from danlu.adapters.targets import skeleton
 from danlu.data.prepared import EVALUATION, TRAIN, Prepared
 from danlu.data.records import Messages
 from danlu.data.store import Store
@@ -28,6 +29,7 @@ from danlu.training.frozen import choose_frozen
 from danlu.training.loop import Step, mean_loss, train
 from danlu.training.machine import prepare_machine, release_memory
 from danlu.training.memory import MemoryPlan, checkpoint_activations, plan_memory
+from danlu.training.optimizers import make_optimizer, require_optimizer
 from danlu.training.probes import expect, write_probes
 from danlu.training.trained import base_hash
 
@@ -54,24 +56,16 @@ class Session:
     ) -> None:
         adapter, training = recipe.adapter, recipe.training
         prepare_machine()
-        shape = skeleton(base)
-        targets = resolve_targets(shape, adapter.target_modules, adapter.rank)
-        require_layers(shape, adapter.layers_to_transform)
+        require_optimizer(training.optimizer)
+        wanted = Lora(**adapter.model_dump(exclude={"type", "target_modules"}))
+        lora, targets = fit_lora(skeleton(base), wanted, adapter.target_modules)
         self.recipe, self.base, self.tokenizer, self.prepared = recipe, base, tokenizer, prepared
         first_rows, first_documents = stream.first_rows(_NUM_FIRST_ROWS) if stream else ([], [])
         self._probe_rows: list[Messages] = prepared.probe_rows() or first_rows
         device = choose_device()
         self.dtype = choose_dtype(recipe.model.dtype, device)
         self.base_sha256 = base_hash(base)
-        self.model = add_lora(
-            load_base(base, self.dtype),
-            adapter.rank,
-            adapter.alpha,
-            adapter.dropout,
-            targets,
-            recipe.run.seed,
-            adapter.layers_to_transform,
-        )
+        self.model = add_lora(load_base(base, self.dtype), lora, targets, recipe.run.seed)
         self.environment = describe_environment(self.dtype)
         self.held = prepared.store(EVALUATION)
         train_store = prepared.store(TRAIN)
@@ -93,11 +87,13 @@ class Session:
             else None
         )
         self.feed = self._make_feed(stream or train_store, device)
-        optimizer = torch.optim.AdamW(
-            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
-            lr=training.learning_rate,
-            betas=(training.beta1, training.beta2),
-            weight_decay=training.weight_decay,
+        optimizer = make_optimizer(
+            self.model,
+            training.optimizer,
+            training.learning_rate,
+            (training.beta1, training.beta2),
+            training.weight_decay,
+            training.loraplus_lr_ratio,
         )
         self.backend = SingleProcess(self.model.parameters(), optimizer)
 
@@ -125,11 +121,20 @@ class Session:
         """What the loop calls: the model, or the part of it above the frozen layers."""
         return self.frozen or self.model
 
+    def sizes(self) -> dict[str, float]:
+        """`trainable_parameters`, `total_parameters`, and the share of the former."""
+        trainable, total = parameter_counts(self.model)
+        return {
+            "trainable_parameters": trainable,
+            "total_parameters": total,
+            "trainable_share": round(trainable / total, 6),
+        }
+
     def describe(self) -> str:
         """What is about to run, in a few words."""
-        trainable, total = parameter_counts(self.model)
+        trainable, total, share = self.sizes().values()
         return (
-            f"{trainable:,} of {total:,} parameters trained ({trainable / total:.2%}), "
+            f"{trainable:,} of {total:,} parameters trained ({share:.2%}), "
             f"{self.feed.size}, {self.feed.num_steps} steps, "
             f"{str(self.dtype).removeprefix('torch.')}, {self.engine.name}"
             + (f", layers below {self.frozen.first} computed once" if self.frozen else "")

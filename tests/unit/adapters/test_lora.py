@@ -11,7 +11,8 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from danlu.adapters.lora import add_lora, load_adapter, parameter_counts, save_adapter
+from danlu.adapters.fitting import fit_lora
+from danlu.adapters.lora import Lora, add_lora, load_adapter, parameter_counts, save_adapter
 from danlu.adapters.targets import resolve_targets, skeleton
 from danlu.errors import FolderError, ModelError, RecipeError
 
@@ -36,7 +37,7 @@ def base(hidden: int = 64, layers: int = 2) -> Any:
 
 def trained(layers: int = 2, targets: list[str] = ALL) -> Any:
     """A model whose adapter does something."""
-    model = add_lora(base(layers=layers), 4, 8.0, 0.0, targets, 0).eval()
+    model = add_lora(base(layers=layers), Lora(4, 8.0), targets, 0).eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -62,16 +63,16 @@ def change_weights(folder: Path, value: float) -> None:
 
 
 def test_presets_name_the_linear_layers_but_never_the_output_layer() -> None:
-    assert resolve_targets(base(), "all-linear", 4) == ALL
-    assert resolve_targets(base(), "attention", 4) == ATTENTION
-    assert resolve_targets(base(), ["v_proj", "q_proj", "v_proj"], 4) == ["q_proj", "v_proj"]
+    assert resolve_targets(base(), "all-linear") == ALL
+    assert resolve_targets(base(), "attention") == ATTENTION
+    assert resolve_targets(base(), ["v_proj", "q_proj", "v_proj"]) == ["q_proj", "v_proj"]
 
 
 def test_targets_are_found_on_a_model_without_weights(tmp_path: Path) -> None:
     base().config.save_pretrained(tmp_path)
     shape = skeleton(tmp_path)
     assert all(parameter.is_meta for parameter in shape.parameters())
-    assert resolve_targets(shape, "all-linear", 4) == ALL
+    assert resolve_targets(shape, "all-linear") == ALL
 
 
 def test_an_unknown_architecture_is_named_with_its_folder(tmp_path: Path) -> None:
@@ -84,7 +85,7 @@ def test_an_unknown_architecture_is_named_with_its_folder(tmp_path: Path) -> Non
 @pytest.mark.parametrize("names", [["q_proj", "query"], ["query"], ["lm_head"], []])
 def test_a_module_that_is_not_there_is_answered_with_those_that_are(names: list[str]) -> None:
     with pytest.raises(RecipeError) as caught:
-        resolve_targets(base(), names, 4)
+        resolve_targets(base(), names)
     fault = caught.value.faults[0]
     assert fault.where == "adapter.target_modules"
     assert all(name in fault.allowed for name in [*ALL, "all-linear", "attention"])
@@ -92,16 +93,16 @@ def test_a_module_that_is_not_there_is_answered_with_those_that_are(names: list[
 
 
 def test_a_rank_above_the_smallest_chosen_layer_is_refused() -> None:
-    assert resolve_targets(base(), ["q_proj"], 64) == ["q_proj"]
-    assert resolve_targets(base(), ["k_proj"], 32) == ["k_proj"]
+    assert fit_lora(base(), Lora(64, 8.0), ["q_proj"])[1] == ["q_proj"]
+    assert fit_lora(base(), Lora(32, 8.0), ["k_proj"])[1] == ["k_proj"]
     with pytest.raises(RecipeError) as caught:
-        resolve_targets(base(), ["q_proj", "k_proj"], 33)
+        fit_lora(base(), Lora(33, 8.0), ["q_proj", "k_proj"])
     assert caught.value.faults[0].where == "adapter.rank"
     assert caught.value.faults[0].allowed == "1 to 32"
 
 
 def test_only_the_adapter_is_trained_and_it_is_counted() -> None:
-    model = add_lora(base(), 4, 8.0, 0.0, ["q_proj"], 0)
+    model = add_lora(base(), Lora(4, 8.0), ["q_proj"], 0)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert len(names) == 4
     assert all(".q_proj.lora_" in name for name in names)
@@ -110,7 +111,7 @@ def test_only_the_adapter_is_trained_and_it_is_counted() -> None:
 
 
 def test_the_adapter_of_a_bfloat16_base_is_float32() -> None:
-    model = add_lora(base().to(torch.bfloat16), 4, 8.0, 0.0, ALL, 0)
+    model = add_lora(base().to(torch.bfloat16), Lora(4, 8.0), ALL, 0)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
 
@@ -118,13 +119,13 @@ def test_the_adapter_of_a_bfloat16_base_is_float32() -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_a_fresh_adapter_answers_with_the_bits_of_its_base(dropout: float) -> None:
     expected = logits(base())
-    assert torch.equal(logits(add_lora(base(), 4, 8.0, dropout, ALL, 0)), expected)
+    assert torch.equal(logits(add_lora(base(), Lora(4, 8.0, dropout), ALL, 0)), expected)
     assert not torch.equal(logits(trained()), expected)
 
 
 def test_the_adapter_s_first_values_are_the_seed_s() -> None:
     first, same, other = (
-        {n: p for n, p in add_lora(base(), 4, 8.0, 0.0, ALL, seed).named_parameters() if "lora_A" in n}
+        {n: p for n, p in add_lora(base(), Lora(4, 8.0), ALL, seed).named_parameters() if "lora_A" in n}
         for seed in (1, 1, 2)
     )
     assert all(torch.equal(same[name], value) for name, value in first.items())

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from danlu.adapters.fitting import fit_lora
+from danlu.adapters.lora import Lora
 from danlu.adapters.targets import resolve_targets
 from danlu.errors import RecipeError
 
@@ -16,10 +18,10 @@ def gpt2() -> Any:
 
 
 def test_gpt2_has_linear_layers() -> None:
-    assert resolve_targets(gpt2(), "all-linear", 4) == ["c_attn", "c_fc", "c_proj"]
-    assert resolve_targets(gpt2(), ["c_attn"], 16) == ["c_attn"]
+    assert resolve_targets(gpt2(), "all-linear") == ["c_attn", "c_fc", "c_proj"]
+    assert resolve_targets(gpt2(), ["c_attn"]) == ["c_attn"]
 
 
 def test_a_rank_above_the_smaller_side_of_a_transposed_layer_is_refused() -> None:
     with pytest.raises(RecipeError, match="rank 17 is above the smallest chosen layer"):
-        resolve_targets(gpt2(), "all-linear", 17)
+        fit_lora(gpt2(), Lora(17, 8.0), "all-linear")
