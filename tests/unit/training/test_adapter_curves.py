@@ -1,8 +1,10 @@
 """Thirty steps of Danlu's loop, packed and fused, are thirty steps of PEFT's own layers and another's optimizer.
 
 The referee has the same seed, rows and order, but takes one row at a time through Transformers, and its optimizer is
-PyTorch's plain one, PEFT's LoRA+ or bitsandbytes'. Both compute in float32 and differ by the order of sums, 1e-7 of a
-number; a step of Adam, which divides by the gradient's size, and thirty of them make up to 1e-5 of that in the loss.
+PyTorch's plain one, PEFT's LoRA+ or bitsandbytes'. Both compute in float32 and differ by the order of sums, 6e-8 of the
+first loss; thirty steps of Adam, which divides by the gradient's size, make up to 7e-6 of that. Moments in 8 bits have
+levels 1 % apart and more, and such a difference now and then goes to another level: up to 3e-4. The curves themselves
+are apart by 1 % and more.
 """
 
 from __future__ import annotations
@@ -148,6 +150,13 @@ def test_the_loss_curve_is_the_referee_s(case: str, family: str, make_store: Mak
     found, optimizer = ours(case, family, store)
     expected = theirs(case, family, store)
     assert found[-1] < 0.8 * found[0]
-    assert found == pytest.approx(expected, rel=1e-4)
+    assert found == pytest.approx(expected, rel=1e-3 if "8-bit" in case else 1e-4)
     if "8-bit" in case:
         assert {state["state1"].dtype for state in optimizer.state.values()} >= {torch.uint8}
+
+
+def test_each_variant_has_a_curve_of_its_own(make_store: MakeStore) -> None:
+    store = make_store(some_documents())
+    last = [ours(case, "llama", store)[0][-1] for case in ("lora", "dora", "rslora", "pissa", "lora+", "8-bit")]
+    for place, loss in enumerate(last):
+        assert all(abs(loss - other) > 1e-2 * loss for other in last[:place]), last
