@@ -20,7 +20,8 @@ import torch
 from peft import PeftModel
 from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
-from danlu.adapters.lora import Lora, add_lora, save_adapter
+from danlu.adapters.kinds import Lora
+from danlu.adapters.lora import add_adapter, save_adapter
 from danlu.data.template import Document
 from danlu.models.embedded import embedded_model_folder
 from danlu.models.loading import choose_device, choose_dtype, load_base
@@ -59,7 +60,7 @@ def read_documents(path: Path, tokenizer: Any, count: int, max_tokens: int) -> l
 def ours(feed: Feed, base: Path, rate: float, first: Path, last: Path) -> dict[str, Any]:
     """Trains by Danlu's engine; writes the adapter before and after."""
     dtype = choose_dtype("auto", choose_device())
-    model = add_lora(load_base(base, dtype), Lora(16, 32.0), _TARGETS, 0)
+    model = add_adapter(load_base(base, dtype), Lora(16, 32.0), _TARGETS, 0)
     save_adapter(model, first, str(base))
     engine = choose_engine(model, feed.store)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -52,6 +52,9 @@ def exported(run_folder: Path) -> dict[str, Any]:
 def test_training_gives_the_promised_keys_and_its_loss_falls(trained: dict[str, Any], run_folder: Path) -> None:
     promised = ("steps", "train_loss", "evaluation_loss", "tokens_per_second", "peak_memory_bytes", "seconds")
     assert all(trained[key] for key in promised)
+    sizes = {"trainable_parameters": 1_628_160, "total_parameters": 136_143_168, "trainable_share": 0.011959}
+    assert {key: trained[key] for key in sizes} == sizes
+    assert read_manifest(run_folder, "run")["result"].items() >= sizes.items()
     lines = [json.loads(line) for line in (run_folder / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(1, 7))
     assert lines[-1]["loss"] < lines[0]["loss"]

@@ -6,45 +6,48 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from danlu.adapters.lora import Lora
+from danlu.adapters.kinds import Adapter, Ia3, Loha, Lora
 from danlu.adapters.targets import linear_layers, require_layers, resolve_targets, tied_modules
 from danlu.errors import Fault, RecipeError
 
-Value = TypeVar("Value", int, float)
+Kind = TypeVar("Kind", bound=Adapter)
 
 
-def fit_lora(model: Any, lora: Lora, target_modules: str | Sequence[str]) -> tuple[Lora, list[str]]:
-    """Checks a LoRA against a model.
+def fit_adapter(model: Any, adapter: Kind, target_modules: str | Sequence[str]) -> tuple[Kind, list[str]]:
+    """Checks an adapter against a model.
 
     Args:
         model: with or without weights.
-        lora: as in the recipe.
+        adapter: as in the recipe.
         target_modules: `all-linear`, `attention`, or names.
 
     Returns:
-        The LoRA for `add_lora`, and the names (last parts) of the modules that it goes on. Where two ends of a pattern
-        match the same module, the longer counts; then the pattern has full names, since PEFT sorts what it saves and
-        takes the first. Embeddings and head that are one matrix are trained as one.
+        The adapter for `add_adapter`, and the names (last parts) of the modules that it goes on. Where two ends of a
+        pattern match the same module, the longer counts; then the pattern has full names, since PEFT sorts what it
+        saves and takes the first. Embeddings and head that are one matrix are trained as one.
 
     Raises:
         RecipeError: something names nothing, or is not for these layers; a fault for each.
     """
     names = resolve_targets(model, target_modules)
-    require_layers(model, lora.layers_to_transform)
-    adapted = _adapted(model, names, lora.layers_to_transform)
-    saved, faults = _saved(model, adapted, lora.modules_to_save)
+    require_layers(model, adapter.layers_to_transform)
+    adapted = _adapted(model, names, adapter.layers_to_transform)
+    saved, faults = _saved(model, adapted, adapter)
+    changes: dict[str, Any] = {"modules_to_save": saved}
     for key in ("rank_pattern", "alpha_pattern"):
-        faults += _unmatched(getattr(lora, key), adapted, f"adapter.{key}")
-    faults += _too_high(lora, adapted) + _untrainable_biases(model, lora.bias, adapted) + _transposed(lora, adapted)
+        if pattern := getattr(adapter, key, None):
+            faults += _unmatched(pattern, adapted, f"adapter.{key}")
+            changes[key] = _unambiguous(pattern, adapted)
+    faults += _transposed(adapter, adapted)
+    if isinstance(adapter, Lora | Loha):
+        faults += _too_high(adapter, adapted)
+    if isinstance(adapter, Lora):
+        faults += _untrainable_biases(model, adapter.bias, adapted)
+    if isinstance(adapter, Ia3):
+        faults += _not_targets(adapter.feedforward_modules, names)
     if faults:
         raise RecipeError(*faults)
-    fitted = replace(
-        lora,
-        rank_pattern=_unambiguous(lora.rank_pattern, adapted),
-        alpha_pattern=_unambiguous(lora.alpha_pattern, adapted),
-        modules_to_save=saved,
-    )
-    return fitted, names
+    return replace(adapter, **changes), names
 
 
 def _adapted(model: Any, names: Sequence[str], layers: Sequence[int] | None) -> dict[str, Any]:
@@ -78,18 +81,31 @@ def _unmatched(pattern: Mapping[str, Any], adapted: Mapping[str, Any], key: str)
     ]
 
 
-def _unambiguous(pattern: Mapping[str, Value], adapted: Mapping[str, Any]) -> Mapping[str, Value]:
+def _not_targets(wanted: Sequence[str], names: Sequence[str]) -> list[Fault]:
+    return [
+        Fault(
+            f"{name} is none of the modules that the adapter goes on",
+            "adapter.feedforward_modules",
+            f"some of {', '.join(names)}",
+            "take names from the list, or add it to adapter.target_modules",
+        )
+        for name in wanted
+        if name not in names
+    ]
+
+
+def _unambiguous(pattern: Mapping[str, Any], adapted: Mapping[str, Any]) -> Mapping[str, Any]:
     found = {name: _ends(name, pattern) for name in adapted}
     if all(len(ends) <= 1 for ends in found.values()):
         return pattern
     return {name: pattern[ends[0]] for name, ends in found.items() if ends}
 
 
-def _too_high(lora: Lora, adapted: Mapping[str, Any]) -> list[Fault]:
+def _too_high(adapter: Lora | Loha, adapted: Mapping[str, Any]) -> list[Fault]:
     """A fault for each key whose rank is above a layer that it is for."""
     most: dict[str, int] = {}
     for name, module in adapted.items():
-        key = next(iter(_ends(name, lora.rank_pattern)), "")
+        key = next(iter(_ends(name, adapter.rank_pattern)), "")
         most[key] = min(most.get(key, 1 << 30), *module.weight.shape)
     return [
         Fault(
@@ -99,12 +115,13 @@ def _too_high(lora: Lora, adapted: Mapping[str, Any]) -> list[Fault]:
             "16 to 64 is usual; a larger rank adds parameters, not capacity",
         )
         for key, smallest in most.items()
-        if (rank := lora.rank_pattern.get(key, lora.rank)) > smallest
+        if (rank := adapter.rank_pattern.get(key, adapter.rank)) > smallest
     ]
 
 
-def _saved(model: Any, adapted: Mapping[str, Any], wanted: Sequence[str]) -> tuple[list[str], list[Fault]]:
+def _saved(model: Any, adapted: Mapping[str, Any], adapter: Adapter) -> tuple[list[str], list[Fault]]:
     """Full names of the modules that are trained whole, and what is wrong with the wanted ones."""
+    wanted = adapter.modules_to_save
     whole = [
         name
         for name, module in model.named_modules()
@@ -125,15 +142,15 @@ def _saved(model: Any, adapted: Mapping[str, Any], wanted: Sequence[str]) -> tup
     saved = {name for name in whole if _ends(name, wanted)}
     if saved & (tied := tied_modules(model)):
         saved |= tied
-        faults += _untied(tied)
+        faults += _untied(tied, adapter)
     return sorted(saved), faults
 
 
-def _untied(tied: set[str]) -> list[Fault]:
+def _untied(tied: set[str], adapter: Adapter) -> list[Fault]:
     """A fault if PEFT would not keep them one matrix."""
     from peft.utils.constants import EMBEDDING_LAYER_NAMES
 
-    if any(name.rsplit(".", 1)[-1] in EMBEDDING_LAYER_NAMES for name in tied):
+    if isinstance(adapter, Lora) and any(name.rsplit(".", 1)[-1] in EMBEDDING_LAYER_NAMES for name in tied):
         return []
     return [
         Fault(
@@ -155,17 +172,13 @@ def _untrainable_biases(model: Any, bias: str, adapted: Mapping[str, Any]) -> li
     return [Fault(what, "adapter.bias", allowed, f"set adapter.bias to {allowed}")]
 
 
-def _transposed(lora: Lora, adapted: Mapping[str, Any]) -> list[Fault]:
+def _transposed(adapter: Adapter, adapted: Mapping[str, Any]) -> list[Fault]:
+    """A fault if PEFT can't have this adapter on weights that are stored transposed."""
     from transformers.pytorch_utils import Conv1D
 
     stored = [name for name, module in adapted.items() if isinstance(module, Conv1D)]
-    if lora.init_lora_weights != "olora" or not stored:
+    if not stored or not (isinstance(adapter, Loha) or getattr(adapter, "init_lora_weights", "") == "olora"):
         return []
-    return [
-        Fault(
-            f"OLoRA does not start on weights that are stored transposed, as in {stored[0]}",
-            "adapter.init_lora_weights",
-            "default, gaussian, orthogonal, pissa, pissa_niter_N",
-            "pissa starts from the weights too",
-        )
-    ]
+    key, allowed = ("type", "lora, ia3, vera") if isinstance(adapter, Loha) else ("init_lora_weights", "default, pissa")
+    what = f"PEFT has it not on weights that are stored transposed, as in {stored[0]}"
+    return [Fault(what, f"adapter.{key}", allowed, "take another, or target_modules without these layers")]

@@ -126,7 +126,7 @@ class FusedLinear(Linear):  # type: ignore[misc]
         """A and B; where they started from a part of the weights, that part is taken off beside them."""
         name = self.active_adapters[0]
         down, up = self.lora_A[name].weight, self.lora_B[name].weight
-        if self.start_down is None:
+        if self.start_down is None or self.start_up is None:
             return down, up
         return torch.cat([down, self.start_down]), torch.cat([up, -self.start_up], 1)
 
@@ -156,14 +156,14 @@ class FusedLinear(Linear):  # type: ignore[misc]
         finished = finished if bias is None else finished + bias
         return finished.to(output.dtype)
 
-    @torch.no_grad()
     def _norms(self) -> torch.Tensor:
         """‖W + s·B·A‖ by output, `[out]`, float32: ‖W‖² + 2s·Σ(W·Aᵀ)∘B + s²·Σ(B·A·Aᵀ)∘B, so that no B·A is made."""
-        weight = self.matrix.float()
-        down, up = (factor.float() for factor in self.factors)
-        scaled = up * self.scaling[self.active_adapters[0]]
-        both = (2 * weight @ down.t() + scaled @ (down @ down.t())) * scaled
-        return (weight.square().sum(1) + both.sum(1)).sqrt()
+        with torch.no_grad():
+            weight = self.matrix.float()
+            down, up = (factor.float() for factor in self.factors)
+            scaled = up * self.scaling[self.active_adapters[0]]
+            both = (2 * weight @ down.t() + scaled @ (down @ down.t())) * scaled
+            return (weight.square().sum(1) + both.sum(1)).sqrt()
 
 
 def drops(dropout: torch.nn.Module) -> bool:

@@ -1,73 +1,39 @@
-"""LoRA through PEFT: put on a base, saved, loaded."""
+"""Adapters through PEFT: put on a base, saved, loaded."""
 
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from danlu.adapters.biases import answer_as_base, own_biases
+from danlu.adapters.biases import OwnBiases, answer_as_base, own_biases
+from danlu.adapters.kinds import Adapter
 from danlu.adapters.targets import linear_layers, tied_modules
 from danlu.errors import Fault, FolderError
 from danlu.models.quiet import quiet_transformers
 
 
-@dataclass(frozen=True)
-class Lora:
-    """A LoRA adapter (arXiv 2106.09685) in plain values, named as in the recipe.
-
-    Attributes:
-        rank: r of the update B·A.
-        alpha: the update is scaled by alpha / rank.
-        dropout: on the adapter's input.
-        layers_to_transform: indices of the layers that get one; None for all.
-        rank_pattern: another rank by the end of a module's name; no module may match two ends.
-        alpha_pattern: another alpha, likewise.
-        bias: the base's biases that are trained too: `none`, `all`, or with `lora_only` those of adapted layers.
-        modules_to_save: full names of modules that are trained whole and saved with the adapter.
-        use_rslora: scales by alpha / √rank (arXiv 2312.03732).
-        use_dora: direction and magnitude apart (arXiv 2402.09353).
-        init_lora_weights: how A and B start: `default`, `gaussian`, `orthogonal`, `olora`, `pissa`, `pissa_niter_N`.
-    """
-
-    rank: int
-    alpha: float
-    dropout: float = 0.0
-    layers_to_transform: Sequence[int] | None = None
-    rank_pattern: Mapping[str, int] = field(default_factory=dict)
-    alpha_pattern: Mapping[str, float] = field(default_factory=dict)
-    bias: str = "none"
-    modules_to_save: Sequence[str] = ()
-    use_rslora: bool = False
-    use_dora: bool = False
-    init_lora_weights: str = "default"
-
-
-def add_lora(model: Any, lora: Lora, target_modules: Sequence[str], seed: int) -> Any:
-    """Puts a fresh LoRA on every chosen module; the base is frozen, the adapter is float32.
+def add_adapter(model: Any, adapter: Adapter, target_modules: Sequence[str], seed: int) -> Any:
+    """Puts a fresh adapter on every chosen module; the base is frozen, the adapter is float32.
 
     Args:
         model: the base, in evaluation mode.
-        lora: as `fit_lora` gave it, where it names modules or patterns.
-        target_modules: from `fit_lora`.
+        adapter: as `fit_adapter` gave it, where it names modules or patterns.
+        target_modules: from `fit_adapter`.
         seed: of the first values, with which the model answers as its base.
 
     Returns:
         PEFT's wrapped model. Its `disable_adapter()` gives the base's answers, whatever is trained.
     """
     from peft import get_peft_model
-    from transformers.pytorch_utils import Conv1D
 
     from danlu.adapters.linear import FusedLinear
 
-    config = _peft_config(model, lora, target_modules)
-    # PEFT's own way in for other layers; `danlu.adapters.fused` may later compute them together.
-    config._register_custom_module({torch.nn.Linear: FusedLinear, Conv1D: FusedLinear})
+    tied = not tied_modules(model).isdisjoint(adapter.modules_to_save)
+    config = adapter.peft_config(target_modules, tied, seed)
     biases = own_biases(model)
     torch.manual_seed(seed)
     with quiet_transformers():
@@ -75,32 +41,7 @@ def add_lora(model: Any, lora: Lora, target_modules: Sequence[str], seed: int) -
     for layer in tuned.modules():
         if isinstance(layer, FusedLinear):
             layer.begin()
-    if lora.bias != "none":
-        answer_as_base(tuned, biases)
-    return tuned
-
-
-def _peft_config(model: Any, lora: Lora, target_modules: Sequence[str]) -> Any:
-    from peft import LoraConfig
-
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Using Rank-Stabilized LoRA with rank_pattern")  # it can here
-        return LoraConfig(
-            task_type="CAUSAL_LM",
-            r=lora.rank,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=list(target_modules),
-            layers_to_transform=list(lora.layers_to_transform) if lora.layers_to_transform is not None else None,
-            rank_pattern=dict(lora.rank_pattern),
-            alpha_pattern=dict(lora.alpha_pattern),
-            bias=lora.bias,
-            modules_to_save=list(lora.modules_to_save) or None,
-            ensure_weight_tying=not tied_modules(model).isdisjoint(lora.modules_to_save),
-            use_rslora=lora.use_rslora,
-            use_dora=lora.use_dora,
-            init_lora_weights=True if lora.init_lora_weights == "default" else lora.init_lora_weights,
-        )
+    return _with_base_answers(tuned, biases)
 
 
 def parameter_counts(model: Any) -> tuple[int, int]:
@@ -149,9 +90,13 @@ def load_adapter(model: Any, folder: Path) -> Any:
                 )
             ) from error
     _require_all_tensors(tuned, folder)
+    return _with_base_answers(tuned, biases).eval()
+
+
+def _with_base_answers(tuned: Any, biases: OwnBiases) -> Any:
     if getattr(tuned.active_peft_config, "bias", "none") != "none":
         answer_as_base(tuned, biases)
-    return tuned.eval()
+    return tuned
 
 
 def _require_modules(model: Any, folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from danlu.recipe.adapter_schema import AdapterSection
+from danlu.recipe.adapter_schema import AdapterSection, LohaSection, LokrSection, LoraSection
 from danlu.recipe.base import Pattern, Section
 from danlu.recipe.data_schema import DataSection
 from danlu.recipe.model_schema import ModelSection
@@ -113,7 +113,9 @@ class Recipe(Section):
         model = info.data.get("model")
         if adapter is None or model is None or model.quantization is None:
             return adapter
-        if adapter.init_lora_weights.startswith(("olora", "pissa")):
+        if isinstance(adapter, LohaSection | LokrSection):
+            raise ValueError(f"adapter.type={adapter.type} needs model.quantization=null")
+        if isinstance(adapter, LoraSection) and adapter.init_lora_weights.startswith(("olora", "pissa")):
             raise ValueError(f"adapter.init_lora_weights={adapter.init_lora_weights} needs model.quantization=null")
         return adapter
 
@@ -128,6 +130,7 @@ class Recipe(Section):
     @field_validator("training")
     @classmethod
     def _fits_the_adapter(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
-        if training.loraplus_lr_ratio is not None and "adapter" in info.data and info.data["adapter"] is None:
-            raise ValueError("training.loraplus_lr_ratio needs a LoRA adapter: without one there is no B")
+        lora = "adapter" not in info.data or isinstance(info.data["adapter"], LoraSection)
+        if training.loraplus_lr_ratio is not None and not lora:
+            raise ValueError("training.loraplus_lr_ratio needs adapter.type=lora: without one there is no B")
         return training

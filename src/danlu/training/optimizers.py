@@ -12,8 +12,12 @@ from danlu.errors import Fault, RecipeError
 
 Groups = list[dict[str, Any]]
 
-# bitsandbytes' class by the recipe's name.
-_BITSANDBYTES = {"adamw_8bit": "AdamW8bit", "paged_adamw": "PagedAdamW", "paged_adamw_8bit": "PagedAdamW8bit"}
+# bitsandbytes' class by the recipe's name, and whether its moments are paged.
+_BITSANDBYTES = {
+    "adamw_8bit": ("AdamW8bit", False),
+    "paged_adamw": ("AdamW32bit", True),
+    "paged_adamw_8bit": ("AdamW8bit", True),
+}
 
 
 def require_optimizer(name: str) -> None:
@@ -68,7 +72,9 @@ def make_optimizer(
             return torch.optim.AdamW(groups, lr=learning_rate, betas=betas, fused=True)
         import bitsandbytes.optim
 
-        return getattr(bitsandbytes.optim, _BITSANDBYTES[name])(groups, lr=learning_rate, betas=betas)
+        kind, paged = _BITSANDBYTES[name]
+        paged = paged and groups[0]["params"][0].device.type != "cpu"
+        return getattr(bitsandbytes.optim, kind)(groups, lr=learning_rate, betas=betas, is_paged=paged)
 
     if all(parameter.dtype == torch.float32 for group in groups for parameter in group["params"]):
         return make(groups)
@@ -78,11 +84,12 @@ def make_optimizer(
 def _groups(model: Any, learning_rate: float, weight_decay: float, ratio: float) -> Groups:
     """Trained parameters by their rate and decay, no group empty."""
     groups: dict[tuple[float, float], list[torch.nn.Parameter]] = {}
+    own = getattr(getattr(model, "base_model", None), "prefix", None)  # of the adapter's names, in PEFT's model
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             vector = parameter.ndim == 1
             faster = ratio if vector or "lora_B" in name else 1.0
-            decay = 0.0 if vector and "lora_" not in name else weight_decay
+            decay = 0.0 if vector and not (own and own in name) else weight_decay
             groups.setdefault((faster, decay), []).append(parameter)
     return [
         {"params": parameters, "lr": learning_rate * faster, "lr_ratio": faster, "weight_decay": decay}
@@ -119,14 +126,17 @@ class Float32Updates:
         groups: Groups = self._optimizer.param_groups
         return groups
 
-    @torch.no_grad()
     def step(self) -> None:
         """One step, in float32."""
         for parameter, copy in self._pairs:
             copy.grad = None if parameter.grad is None else parameter.grad.float()
         self._optimizer.step()
-        for parameter, copy in self._pairs:
-            parameter.copy_(copy)
+        self._round()
+
+    def _round(self) -> None:
+        with torch.no_grad():
+            for parameter, copy in self._pairs:
+                parameter.copy_(copy)
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Clears the gradients."""
@@ -138,10 +148,9 @@ class Float32Updates:
         """The optimizer's state, and under `float32` the copies."""
         return {**self._optimizer.state_dict(), "float32": [copy.detach() for _, copy in self._pairs]}
 
-    @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes a state up again; the parameters are those of its copies, rounded."""
         self._optimizer.load_state_dict({key: value for key, value in state.items() if key != "float32"})
-        for (parameter, copy), value in zip(self._pairs, state["float32"], strict=True):
-            copy.copy_(value)
-            parameter.copy_(value)
+        for (_, copy), value in zip(self._pairs, state["float32"], strict=True):
+            copy.data.copy_(value)
+        self._round()

@@ -8,8 +8,9 @@ from typing import Any
 
 import torch
 
-from danlu.adapters.fitting import fit_lora
-from danlu.adapters.lora import Lora, add_lora, parameter_counts, save_adapter
+from danlu.adapters.fitting import fit_adapter
+from danlu.adapters.kinds import KINDS
+from danlu.adapters.lora import add_adapter, parameter_counts, save_adapter
 from danlu.adapters.targets import skeleton
 from danlu.data.prepared import EVALUATION, TRAIN, Prepared
 from danlu.data.records import Messages
@@ -57,15 +58,15 @@ class Session:
         adapter, training = recipe.adapter, recipe.training
         prepare_machine()
         require_optimizer(training.optimizer)
-        wanted = Lora(**adapter.model_dump(exclude={"type", "target_modules"}))
-        lora, targets = fit_lora(skeleton(base), wanted, adapter.target_modules)
+        wanted = KINDS[adapter.type](**adapter.model_dump(exclude={"type", "target_modules"}))
+        fitted, targets = fit_adapter(skeleton(base), wanted, adapter.target_modules)
         self.recipe, self.base, self.tokenizer, self.prepared = recipe, base, tokenizer, prepared
         first_rows, first_documents = stream.first_rows(_NUM_FIRST_ROWS) if stream else ([], [])
         self._probe_rows: list[Messages] = prepared.probe_rows() or first_rows
         device = choose_device()
         self.dtype = choose_dtype(recipe.model.dtype, device)
         self.base_sha256 = base_hash(base)
-        self.model = add_lora(load_base(base, self.dtype), lora, targets, recipe.run.seed)
+        self.model = add_adapter(load_base(base, self.dtype), fitted, targets, recipe.run.seed)
         self.environment = describe_environment(self.dtype)
         self.held = prepared.store(EVALUATION)
         train_store = prepared.store(TRAIN)

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig, RwkvConfig
 
-from danlu.adapters.fitting import fit_lora
-from danlu.adapters.lora import Lora
+from danlu.adapters.fitting import fit_adapter
+from danlu.adapters.kinds import Lora
 from danlu.errors import Fault, RecipeError
 
 SIZES: dict[str, Any] = {
@@ -31,7 +31,7 @@ def shape(config: PreTrainedConfig) -> Any:
 
 def faults(config: PreTrainedConfig, lora: Lora, targets: Any = "all-linear") -> tuple[Fault, ...]:
     with pytest.raises(RecipeError) as caught:
-        fit_lora(shape(config), lora, targets)
+        fit_adapter(shape(config), lora, targets)
     return caught.value.faults
 
 
@@ -55,13 +55,13 @@ def test_a_rank_above_a_layer_is_refused_by_its_key() -> None:
     lora = Lora(33, 8.0, rank_pattern={"k_proj": 40, "v_proj": 32, "up_proj": 64, "1.mlp.up_proj": 65})
     found = {fault.where: fault.allowed for fault in faults(LLAMA, lora)}
     assert found == {"adapter.rank_pattern.k_proj": "1 to 32", "adapter.rank_pattern.1.mlp.up_proj": "1 to 64"}
-    fit_lora(shape(LLAMA), Lora(64, 8.0, rank_pattern={"k_proj": 32, "v_proj": 32}), "all-linear")
+    fit_adapter(shape(LLAMA), Lora(64, 8.0, rank_pattern={"k_proj": 32, "v_proj": 32}), "all-linear")
 
 
 def test_modules_to_save_are_named_in_full() -> None:
-    lora, _ = fit_lora(shape(LLAMA), Lora(4, 8.0, modules_to_save=["norm", "lm_head"]), "attention")
+    lora, _ = fit_adapter(shape(LLAMA), Lora(4, 8.0, modules_to_save=["norm", "lm_head"]), "attention")
     assert lora.modules_to_save == ["lm_head", "model.norm"], "PEFT would take every norm whose name ends so"
-    lora, _ = fit_lora(shape(LLAMA), Lora(4, 8.0, modules_to_save=["input_layernorm"]), "attention")
+    lora, _ = fit_adapter(shape(LLAMA), Lora(4, 8.0, modules_to_save=["input_layernorm"]), "attention")
     assert lora.modules_to_save == [f"model.layers.{layer}.input_layernorm" for layer in (0, 1)]
 
 
@@ -77,7 +77,7 @@ def test_a_module_that_can_t_be_trained_whole_is_answered_with_those_that_can(na
 def test_a_tied_head_brings_the_embeddings_with_it() -> None:
     tied = LlamaConfig(**SIZES, tie_word_embeddings=True)
     for name in ("lm_head", "embed_tokens"):
-        lora, _ = fit_lora(shape(tied), Lora(4, 8.0, modules_to_save=[name]), "attention")
+        lora, _ = fit_adapter(shape(tied), Lora(4, 8.0, modules_to_save=[name]), "attention")
         assert lora.modules_to_save == ["lm_head", "model.embed_tokens"]
     (fault,) = faults(RWKV, Lora(4, 8.0, modules_to_save=["head"]))
     assert "one matrix" in fault.what
@@ -87,13 +87,13 @@ def test_a_tied_head_brings_the_embeddings_with_it() -> None:
 def test_biases_that_are_not_there_are_not_trained(bias: str) -> None:
     (fault,) = faults(LLAMA, Lora(4, 8.0, bias=bias))
     assert (fault.where, fault.allowed) == ("adapter.bias", "none")
-    fit_lora(shape(GPT2), Lora(4, 8.0, bias=bias), "all-linear")
+    fit_adapter(shape(GPT2), Lora(4, 8.0, bias=bias), "all-linear")
 
 
 def test_olora_on_transposed_weights_is_refused() -> None:
     (fault,) = faults(GPT2, Lora(4, 8.0, init_lora_weights="olora"))
     assert fault.where == "adapter.init_lora_weights"
-    fit_lora(shape(GPT2), Lora(4, 8.0, init_lora_weights="pissa"), "all-linear")
+    fit_adapter(shape(GPT2), Lora(4, 8.0, init_lora_weights="pissa"), "all-linear")
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
@@ -108,4 +108,4 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
 
 def test_a_pattern_without_overlap_stays_as_it_is() -> None:
     pattern = {"q_proj": 2, "0.mlp.up_proj": 3}
-    assert fit_lora(shape(LLAMA), Lora(4, 8.0, rank_pattern=pattern), "all-linear")[0].rank_pattern == pattern
+    assert fit_adapter(shape(LLAMA), Lora(4, 8.0, rank_pattern=pattern), "all-linear")[0].rank_pattern == pattern

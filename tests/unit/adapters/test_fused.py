@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHea
 
 from danlu.adapters import fused as fused_module
 from danlu.adapters.fused import FusedMlp, FusedNorm, fuse
+from danlu.adapters.kinds import Lora
 from danlu.adapters.linear import FusedLinear, SharedInput
-from danlu.adapters.lora import Lora, add_lora
+from danlu.adapters.lora import add_adapter
 from danlu.kernels import low_rank
 
 ALL = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
@@ -32,7 +33,7 @@ def adapted(dropout: float = 0.0, targets: list[str] = ALL, **changes: Any) -> A
         "initializer_range": 0.2,
     }
     base = LlamaForCausalLM(LlamaConfig(**{**sizes, **changes})).eval()
-    return with_b(add_lora(base, Lora(4, 8.0, dropout), targets, 0))
+    return with_b(add_adapter(base, Lora(4, 8.0, dropout), targets, 0))
 
 
 def with_b(model: Any) -> Any:
@@ -225,7 +226,7 @@ def gpt2() -> Any:
     torch.manual_seed(0)
     sizes = {"n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 64, "initializer_range": 0.2}
     base = GPT2LMHeadModel(GPT2Config(vocab_size=300, bos_token_id=None, eos_token_id=None, **sizes)).eval()
-    return with_b(add_lora(base, Lora(4, 8.0), ["c_attn", "c_fc", "c_proj"], 0))
+    return with_b(add_adapter(base, Lora(4, 8.0), ["c_attn", "c_fc", "c_proj"], 0))
 
 
 def test_adapters_on_transposed_weights_merge_into_what_they_gave() -> None:
@@ -296,7 +297,7 @@ def test_a_norm_that_wants_more_than_its_input_is_passed_over() -> None:
         layer_types=["linear_attention", "full_attention"],
     )
     base = AutoModelForCausalLM.from_config(config).eval()
-    model = with_b(add_lora(base, Lora(4, 8.0), ["q_proj", "k_proj", "v_proj", "o_proj"], 0))
+    model = with_b(add_adapter(base, Lora(4, 8.0), ["q_proj", "k_proj", "v_proj", "o_proj"], 0))
     with torch.no_grad():
         expected = model(input_ids=IDS, use_cache=False).logits
         done = fuse(model)

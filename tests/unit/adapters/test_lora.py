@@ -9,10 +9,11 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from danlu.adapters.fitting import fit_lora
-from danlu.adapters.lora import Lora, add_lora, load_adapter, parameter_counts, save_adapter
+from danlu.adapters.fitting import fit_adapter
+from danlu.adapters.kinds import Lora
+from danlu.adapters.lora import add_adapter, load_adapter, parameter_counts, save_adapter
 from danlu.adapters.targets import resolve_targets, skeleton
 from danlu.errors import FolderError, ModelError, RecipeError
 
@@ -37,7 +38,7 @@ def base(hidden: int = 64, layers: int = 2) -> Any:
 
 def trained(layers: int = 2, targets: list[str] = ALL) -> Any:
     """A model whose adapter does something."""
-    model = add_lora(base(layers=layers), Lora(4, 8.0), targets, 0).eval()
+    model = add_adapter(base(layers=layers), Lora(4, 8.0), targets, 0).eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)
@@ -93,16 +94,16 @@ def test_a_module_that_is_not_there_is_answered_with_those_that_are(names: list[
 
 
 def test_a_rank_above_the_smallest_chosen_layer_is_refused() -> None:
-    assert fit_lora(base(), Lora(64, 8.0), ["q_proj"])[1] == ["q_proj"]
-    assert fit_lora(base(), Lora(32, 8.0), ["k_proj"])[1] == ["k_proj"]
+    assert fit_adapter(base(), Lora(64, 8.0), ["q_proj"])[1] == ["q_proj"]
+    assert fit_adapter(base(), Lora(32, 8.0), ["k_proj"])[1] == ["k_proj"]
     with pytest.raises(RecipeError) as caught:
-        fit_lora(base(), Lora(33, 8.0), ["q_proj", "k_proj"])
+        fit_adapter(base(), Lora(33, 8.0), ["q_proj", "k_proj"])
     assert caught.value.faults[0].where == "adapter.rank"
     assert caught.value.faults[0].allowed == "1 to 32"
 
 
 def test_only_the_adapter_is_trained_and_it_is_counted() -> None:
-    model = add_lora(base(), Lora(4, 8.0), ["q_proj"], 0)
+    model = add_adapter(base(), Lora(4, 8.0), ["q_proj"], 0)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     assert len(names) == 4
     assert all(".q_proj.lora_" in name for name in names)
@@ -111,7 +112,7 @@ def test_only_the_adapter_is_trained_and_it_is_counted() -> None:
 
 
 def test_the_adapter_of_a_bfloat16_base_is_float32() -> None:
-    model = add_lora(base().to(torch.bfloat16), Lora(4, 8.0), ALL, 0)
+    model = add_adapter(base().to(torch.bfloat16), Lora(4, 8.0), ALL, 0)
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in model.parameters() if not p.requires_grad} == {torch.bfloat16}
 
@@ -119,13 +120,13 @@ def test_the_adapter_of_a_bfloat16_base_is_float32() -> None:
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_a_fresh_adapter_answers_with_the_bits_of_its_base(dropout: float) -> None:
     expected = logits(base())
-    assert torch.equal(logits(add_lora(base(), Lora(4, 8.0, dropout), ALL, 0)), expected)
+    assert torch.equal(logits(add_adapter(base(), Lora(4, 8.0, dropout), ALL, 0)), expected)
     assert not torch.equal(logits(trained()), expected)
 
 
 def test_the_adapter_s_first_values_are_the_seed_s() -> None:
     first, same, other = (
-        {n: p for n, p in add_lora(base(), Lora(4, 8.0), ALL, seed).named_parameters() if "lora_A" in n}
+        {n: p for n, p in add_adapter(base(), Lora(4, 8.0), ALL, seed).named_parameters() if "lora_A" in n}
         for seed in (1, 1, 2)
     )
     assert all(torch.equal(same[name], value) for name, value in first.items())
@@ -152,6 +153,17 @@ def test_an_adapter_with_a_value_that_is_no_number_is_refused(saved: Path, value
 def test_an_adapter_of_a_wider_base_is_refused(saved: Path) -> None:
     with pytest.raises(FolderError, match="does not fit this base"):
         load_adapter(base(hidden=32), saved)
+
+
+def test_an_adapter_of_another_family_is_refused_by_the_names_it_goes_on(saved: Path) -> None:
+    gpt2 = GPT2LMHeadModel(GPT2Config(vocab_size=300, n_embd=64, n_layer=2, n_head=4))
+    with pytest.raises(FolderError) as caught:
+        load_adapter(gpt2, saved)
+    fault = caught.value.faults[0]
+    assert "it goes on down_proj, gate_proj, k_proj, o_proj, q_proj, up_proj, v_proj" in fault.what
+    assert "c_attn, c_fc, c_proj" in fault.allowed
+    assert "\n" not in fault.what
+    assert fault.hint
 
 
 @pytest.mark.parametrize("layers", [1, 3])

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from danlu.adapters.fitting import fit_lora
-from danlu.adapters.lora import Lora
+from danlu.adapters.fitting import fit_adapter
+from danlu.adapters.kinds import Lora
 from danlu.adapters.targets import resolve_targets
 from danlu.errors import RecipeError
 
@@ -24,4 +24,4 @@ def test_gpt2_has_linear_layers() -> None:
 
 def test_a_rank_above_the_smaller_side_of_a_transposed_layer_is_refused() -> None:
     with pytest.raises(RecipeError, match="rank 17 is above the smallest chosen layer"):
-        fit_lora(gpt2(), Lora(17, 8.0), "all-linear")
+        fit_adapter(gpt2(), Lora(17, 8.0), "all-linear")

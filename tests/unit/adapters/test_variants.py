@@ -15,10 +15,11 @@ import torch
 from peft import PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
 
-from danlu.adapters.fitting import fit_lora
+from danlu.adapters.fitting import fit_adapter
 from danlu.adapters.fused import fuse
+from danlu.adapters.kinds import Lora
 from danlu.adapters.linear import FusedLinear
-from danlu.adapters.lora import Lora, _peft_config, add_lora, load_adapter, save_adapter
+from danlu.adapters.lora import add_adapter, load_adapter, save_adapter
 
 IDS = torch.arange(20, 60).reshape(2, 20)
 SIZES: dict[str, Any] = {
@@ -82,7 +83,14 @@ def base_of(variant: str, dtype: torch.dtype = torch.float32) -> Any:
 
 def fresh(variant: str) -> Any:
     base = base_of(variant)
-    return add_lora(base, *fit_lora(base, VARIANTS[variant][1], "all-linear"), 7).eval()
+    return add_adapter(base, *fit_adapter(base, VARIANTS[variant][1], "all-linear"), 7).eval()
+
+
+def plain_config(lora: Lora, targets: list[str]) -> Any:
+    """PEFT's config without our layers."""
+    config = lora.peft_config(targets, tied={"lm_head", "model.embed_tokens"} <= set(lora.modules_to_save), seed=0)
+    config._custom_modules = None
+    return config
 
 
 def disturb(model: Any) -> Any:
@@ -120,7 +128,7 @@ def test_it_starts_as_its_base(variant: str) -> None:
 def test_fused_it_computes_what_peft_s_own_layers_compute(variant: str) -> None:
     model = fresh(variant)
     base = base_of(variant)
-    config = _peft_config(base, *fit_lora(base, VARIANTS[variant][1], "all-linear"))
+    config = plain_config(*fit_adapter(base, VARIANTS[variant][1], "all-linear"))
     torch.manual_seed(7)
     plain = get_peft_model(base, config).eval()
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -188,10 +196,10 @@ def test_a_dropped_input_is_dropped_as_peft_drops_it() -> None:
         family, lora = VARIANTS[variant]
         base = base_of(variant)
         lora = Lora(4, 8.0, 0.5, use_dora=lora.use_dora, init_lora_weights=lora.init_lora_weights)
-        model = disturb(add_lora(base, *fit_lora(base, lora, ["q_proj", "k_proj"]), 7))
+        model = disturb(add_adapter(base, *fit_adapter(base, lora, ["q_proj", "k_proj"]), 7))
         plain_base = base_of(variant)
         torch.manual_seed(7)
-        plain = get_peft_model(plain_base, _peft_config(plain_base, lora, ["q_proj", "k_proj"]))
+        plain = get_peft_model(plain_base, plain_config(lora, ["q_proj", "k_proj"]))
         trained = {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
         plain.load_state_dict(trained, strict=False)
         assert fuse(model).linears == 4, family
@@ -207,7 +215,7 @@ def test_patterns_put_the_right_rank_and_scale_on_the_right_layers() -> None:
     base = base_of("much at once")
     pattern = {"q_proj": 8, "self_attn.q_proj": 6, "layers.0.self_attn.q_proj": 2}
     lora = Lora(4, 8.0, rank_pattern=pattern, alpha_pattern={"o_proj": 3.0, "layers.1.self_attn.o_proj": 5.0})
-    model = add_lora(base, *fit_lora(base, lora, ["q_proj", "o_proj", "up_proj"]), 0)
+    model = add_adapter(base, *fit_adapter(base, lora, ["q_proj", "o_proj", "up_proj"]), 0)
     found = {
         name.removeprefix("base_model.model.model.layers."): (layer.r["default"], layer.scaling["default"])
         for name, layer in model.named_modules()
@@ -235,7 +243,7 @@ def test_a_tied_head_stays_one_matrix_with_the_embeddings() -> None:
 def test_a_start_from_bfloat16_weights_leaves_them_and_is_exact(start: str, tmp_path: Path) -> None:
     base = base_of("plain", torch.bfloat16)
     before = copy.deepcopy(base.state_dict())
-    model = disturb(add_lora(base, Lora(4, 8.0, init_lora_weights=start), ["q_proj", "up_proj"], 0).eval())
+    model = disturb(add_adapter(base, Lora(4, 8.0, init_lora_weights=start), ["q_proj", "up_proj"], 0).eval())
     after = {name.replace(".base_layer", ""): value for name, value in model.get_base_model().state_dict().items()}
     assert all(torch.equal(after[name], value) for name, value in before.items())
     save_adapter(model, tmp_path / "adapter", "some/base")
@@ -248,7 +256,7 @@ def test_a_start_from_bfloat16_weights_leaves_them_and_is_exact(start: str, tmp_
 def test_dora_starts_as_a_bfloat16_base_too() -> None:
     base = base_of("plain", torch.bfloat16)
     expected = logits(base)
-    model = add_lora(base, Lora(4, 8.0, use_dora=True), ["q_proj", "up_proj", "down_proj"], 0).eval()
+    model = add_adapter(base, Lora(4, 8.0, use_dora=True), ["q_proj", "up_proj", "down_proj"], 0).eval()
     assert torch.equal(logits(model), expected)
     fuse(model)
     assert torch.equal(logits(model), expected)

@@ -9,7 +9,8 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from danlu.adapters.lora import Lora, add_lora
+from danlu.adapters.kinds import Lora
+from danlu.adapters.lora import add_adapter
 from danlu.data.records import Messages
 from danlu.data.template import prompt_ids, stop_ids
 from danlu.engines.interface import Sampling
@@ -41,7 +42,7 @@ def model(tokenizer: Any) -> Any:
         bos_token_id=None,
         eos_token_id=None,
     )
-    tuned = add_lora(LlamaForCausalLM(config), Lora(4, 8.0), ["q_proj", "v_proj", "down_proj"], 0).eval()
+    tuned = add_adapter(LlamaForCausalLM(config), Lora(4, 8.0), ["q_proj", "v_proj", "down_proj"], 0).eval()
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.5)

@@ -19,8 +19,9 @@ from peft import LoraConfig, get_peft_model
 from peft.optimizers import create_loraplus_optimizer
 from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config
 
-from danlu.adapters.fitting import fit_lora
-from danlu.adapters.lora import Lora, add_lora
+from danlu.adapters.fitting import fit_adapter
+from danlu.adapters.kinds import Lora
+from danlu.adapters.lora import add_adapter
 from danlu.data.store import Store
 from danlu.data.template import Document
 from danlu.training.backends import SingleProcess
@@ -85,7 +86,7 @@ def ours(case: str, family: str, store: Store) -> tuple[list[float], Any]:
     """The loss of each step by Danlu's loop, and the optimizer."""
     asked, name, ratio = CASES[case]
     base = base_of(family)
-    model = add_lora(base, *fit_lora(base, Lora(**{"rank": 8, "alpha": 16.0, **asked}), TARGETS), SEED)
+    model = add_adapter(base, *fit_adapter(base, Lora(**{"rank": 8, "alpha": 16.0, **asked}), TARGETS), SEED)
     engine = choose_engine(model, store)
     loss = "plain" if "modules_to_save" in asked else "chunked"
     assert engine.name == f"packed attention, fused layers, {loss} loss"

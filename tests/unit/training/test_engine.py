@@ -25,7 +25,8 @@ from transformers import (
     Qwen3Config,
 )
 
-from danlu.adapters.lora import Lora, add_lora
+from danlu.adapters.kinds import Lora
+from danlu.adapters.lora import add_adapter
 from danlu.data.store import Store
 from danlu.data.template import Document
 from danlu.kernels import chosen_loss, low_rank, packed_attention
@@ -75,7 +76,7 @@ def store(make_store: MakeStore) -> Store:
 
 def with_lora(config: PreTrainedConfig, targets: tuple[str, ...] = ("q_proj", "v_proj")) -> Any:
     torch.manual_seed(0)
-    return add_lora(AutoModelForCausalLM.from_config(config).eval(), Lora(4, 8.0), targets, 0)
+    return add_adapter(AutoModelForCausalLM.from_config(config).eval(), Lora(4, 8.0), targets, 0)
 
 
 def loss_of(model: Any, store: Store, share: bool) -> float:
@@ -392,7 +393,7 @@ def test_without_the_kernels_a_step_ends_at_the_same_weights(store: Store, monke
 def test_dropout_keeps_no_kernel_away_and_modes_stay(store: Store) -> None:
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_config(LlamaConfig(**SIZES)).eval()
-    model = with_b(add_lora(base, Lora(4, 8.0, 0.5), ("q_proj", "v_proj", "gate_proj"), 0))
+    model = with_b(add_adapter(base, Lora(4, 8.0, 0.5), ("q_proj", "v_proj", "gate_proj"), 0))
     before = {name: module.training for name, module in model.named_modules()}
     assert set(before.values()) == {False, True}  # the base evaluates, the adapters are in training mode
     engine = choose_engine(model, store)

@@ -13,7 +13,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, GPT2Config
 
 from danlu.adapters.fused import FusedLinear, FusedMlp, FusedNorm, fuse
-from danlu.adapters.lora import Lora, add_lora
+from danlu.adapters.kinds import Lora
+from danlu.adapters.lora import add_adapter
 from danlu.adapters.targets import resolve_targets
 from danlu.data.template import Document
 from danlu.training.engine import choose_engine
@@ -147,7 +148,7 @@ def disturb(model: Any) -> Any:
 def adapted(case: Case, dtype: torch.dtype) -> Any:
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_config(case.config()).eval().to(dtype)
-    return disturb(add_lora(base, Lora(4, 8.0), resolve_targets(base, "all-linear"), 0))
+    return disturb(add_adapter(base, Lora(4, 8.0), resolve_targets(base, "all-linear"), 0))
 
 
 Measured = tuple[float, dict[str, torch.Tensor]]
@@ -254,7 +255,7 @@ def test_an_encoder_decoder_has_its_linear_layers_fused(kind: str) -> None:
     torch.manual_seed(0)
     config = AutoConfig.for_model(kind, **sizes, decoder_start_token_id=0, initializer_factor=0.5)
     base = AutoModelForSeq2SeqLM.from_config(config).eval()
-    model = disturb(add_lora(base, Lora(4, 8.0), resolve_targets(base, "all-linear"), 0))
+    model = disturb(add_adapter(base, Lora(4, 8.0), resolve_targets(base, "all-linear"), 0))
     ids = torch.arange(20, 60).reshape(2, 20)
 
     def loss_and_gradients() -> Measured:

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
-from danlu.adapters.lora import Lora, add_lora
+from danlu.adapters.kinds import Lora
+from danlu.adapters.lora import add_adapter
 from danlu.adapters.targets import resolve_targets
 from danlu.data.packing import pack
 from danlu.data.template import Document
@@ -59,7 +60,7 @@ def model(request: pytest.FixtureRequest) -> Any:
     """A tiny model with LoRA on all layers, B not zero, so that every gradient is."""
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_config(CONFIGS[request.param]()).eval()
-    tuned = add_lora(base, Lora(4, 8.0), resolve_targets(base, "all-linear"), 0)
+    tuned = add_adapter(base, Lora(4, 8.0), resolve_targets(base, "all-linear"), 0)
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

@@ -9,7 +9,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
-from danlu.adapters.lora import Lora, add_lora, save_adapter
+from danlu.adapters.kinds import Lora
+from danlu.adapters.lora import add_adapter, save_adapter
 from danlu.data.template import Document
 from danlu.kernels import packed_attention
 from danlu.training.engine import choose_engine
@@ -60,7 +61,7 @@ def adapted() -> Any:
     """As `tuned([2, 3])`, with layers that can be fused."""
     torch.manual_seed(0)
     base = LlamaForCausalLM(LlamaConfig(**SIZES)).eval()
-    model = add_lora(base, Lora(4, 8.0, layers_to_transform=[2, 3]), ["q_proj", "down_proj"], 0)
+    model = add_adapter(base, Lora(4, 8.0, layers_to_transform=[2, 3]), ["q_proj", "down_proj"], 0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, BloomConfig, LlamaConfig
 
-from danlu.adapters.lora import Lora, add_lora
+from danlu.adapters.kinds import Lora
+from danlu.adapters.lora import add_adapter
 from danlu.data.template import Document
 from danlu.errors import RecipeError
 from danlu.training.engine import choose_engine
@@ -30,7 +31,7 @@ DOCUMENTS = [Document(tuple(row[: 60 + 40 * n]), ((20, 50),)) for n, row in enum
 
 def model_of(config: Any = None, targets: tuple[str, ...] = ("q_proj", "v_proj", "up_proj")) -> Any:
     torch.manual_seed(0)
-    model = add_lora(
+    model = add_adapter(
         AutoModelForCausalLM.from_config(config or LlamaConfig(**SIZES)).eval(), Lora(4, 8.0, 0.1), targets, 0
     )
     for name, parameter in model.named_parameters():

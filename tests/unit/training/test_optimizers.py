@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformers import Qwen2Config, Qwen2ForCausalLM
 
-from danlu.adapters.fitting import fit_lora
-from danlu.adapters.lora import Lora, add_lora
+from danlu.adapters.fitting import fit_adapter
+from danlu.adapters.kinds import Lora
+from danlu.adapters.lora import add_adapter
 from danlu.errors import RecipeError
 from danlu.training.backends import SingleProcess
 from danlu.training.optimizers import make_optimizer, require_optimizer
@@ -45,7 +46,7 @@ def qwen2(lora: Lora) -> tuple[Any, dict[str, torch.nn.Parameter]]:
     torch.manual_seed(0)
     sizes = {"vocab_size": 100, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
     base = Qwen2ForCausalLM(Qwen2Config(**sizes, num_attention_heads=2, num_key_value_heads=1))
-    model = add_lora(base, *fit_lora(base, lora, "attention"), 0)
+    model = add_adapter(base, *fit_adapter(base, lora, "attention"), 0)
     return model, {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
