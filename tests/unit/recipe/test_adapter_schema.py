@@ -25,11 +25,11 @@ def fault_of(*recipe, **more):
 
 
 @pytest.mark.parametrize("kind", ["lora", "ia3", "loha", "lokr", "vera"])
-def test_each_kind_is_read_and_a_name_alone_stands_for_it(tmp_path, kind):
+def test_each_kind_is_read_and_knows_its_own_keys(tmp_path, kind):
     assert load(tmp_path, f"{{type: {kind}}}").adapter.type == kind
     fault = fault_of(tmp_path, f"{{type: {kind}, rnk: 4}}")
     assert "rnk" in fault.what
-    assert fault.where.endswith("recipe.yaml:3")
+    assert fault.where.endswith("recipe.yaml:3, adapter.rnk")
 
 
 def test_an_unknown_kind_is_answered_with_those_that_there_are(tmp_path):
