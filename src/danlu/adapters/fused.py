@@ -16,6 +16,7 @@ import torch
 from peft.tuners.lora import Linear
 from transformers.pytorch_utils import Conv1D
 
+from danlu.adapters.lora import base_of
 from danlu.models.quiet import quiet_transformers
 
 
@@ -233,7 +234,7 @@ def _groups(model: Any) -> list[list[FusedLinear]]:
 
     layers = [module for module in model.modules() if isinstance(module, FusedLinear) and module.fusable]
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
-    base = model.get_base_model()
+    base = base_of(model)
     try:
         with torch.no_grad(), quiet_transformers():
             base(**{name: tensor.to(base.device) for name, tensor in base.dummy_inputs.items()}, use_cache=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,19 +56,31 @@ def add_lora(
         return get_peft_model(model, config)
 
 
+def base_of(model: Any) -> Any:
+    """The Transformers model inside PEFT's wrapped one; a model without an adapter is its own."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def parameter_counts(model: Any) -> tuple[int, int]:
     """Trainable and total number of parameters."""
     sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
 
 
-def save_adapter(model: Any, folder: Path, base_name: str) -> None:
-    """Writes the adapter in PEFT's format; plain PEFT and vLLM load it as it is."""
+def save_adapter(model: Any, folder: Path, base_name: str, whole: Mapping[str, Any] | None = None) -> None:
+    """Writes the adapter in PEFT's format; plain PEFT and vLLM load it as it is.
+
+    Args:
+        model: PEFT's wrapped model.
+        folder: to write to.
+        base_name: what the adapter's config calls its base.
+        whole: trained tensors by name, where the model itself holds shards of them.
+    """
     for config in model.peft_config.values():
         config.base_model_name_or_path = base_name
     with quiet_transformers():
         # Embeddings are frozen, so never saved; left to decide, PEFT would look the base up on a hub.
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False)
+        model.save_pretrained(folder, state_dict=whole, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 

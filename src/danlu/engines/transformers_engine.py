@@ -43,10 +43,13 @@ class TransformersEngine:
         tokenizer: the model's.
         stop_ids: tokens that end an answer.
         batch_size: conversations answered at once, padded on the left.
+        base: answers with `tuned=False` where the model has no adapter to switch off.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, stop_ids: Sequence[int], batch_size: int = 16) -> None:
-        self.model = model
+    def __init__(
+        self, model: Any, tokenizer: Any, stop_ids: Sequence[int], batch_size: int = 16, base: Any = None
+    ) -> None:
+        self.model, self._base = model, base
         self.tokenizer = tokenizer
         self.stop_ids = list(stop_ids)
         self.batch_size = batch_size
@@ -83,8 +86,8 @@ class TransformersEngine:
             try:
                 if sampling.temperature > 0:
                     torch.manual_seed(sampling.seed)
-                with self._adapter(tuned), torch.inference_mode(), quiet_transformers():
-                    self.model.generate(
+                with self.chosen(tuned) as model, torch.inference_mode(), quiet_transformers():
+                    model.generate(
                         input_ids=ids,
                         attention_mask=torch.ones_like(ids),
                         streamer=pieces,
@@ -111,8 +114,8 @@ class TransformersEngine:
             `[len(answer), vocabulary]`, float32.
         """
         ids = torch.tensor([[*prompt, *answer[:-1]]], device=self.model.device)
-        with self._adapter(tuned), torch.inference_mode():
-            logits: torch.Tensor = self.model(input_ids=ids, use_cache=False, logits_to_keep=len(answer)).logits
+        with self.chosen(tuned) as model, torch.inference_mode():
+            logits: torch.Tensor = model(input_ids=ids, use_cache=False, logits_to_keep=len(answer)).logits
         return logits[0].float()
 
     def _batch(self, prompts: list[list[int]], sampling: Sampling, tuned: bool) -> list[list[int]]:
@@ -121,8 +124,8 @@ class TransformersEngine:
         mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
         if sampling.temperature > 0:
             torch.manual_seed(sampling.seed)
-        with self._adapter(tuned), torch.inference_mode(), quiet_transformers():
-            out = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=self._config(sampling))
+        with self.chosen(tuned) as model, torch.inference_mode(), quiet_transformers():
+            out = model.generate(input_ids=ids, attention_mask=mask, generation_config=self._config(sampling))
         return [row[longest:].tolist() for row in out]
 
     def _config(self, sampling: Sampling) -> Any:
@@ -149,7 +152,13 @@ class TransformersEngine:
         kept = tuple(ids if end is None else ids[: end + 1])
         return Answer(kept, text, "length" if end is None else "stop")
 
-    def _adapter(self, tuned: bool) -> Any:
-        if tuned or not hasattr(self.model, "disable_adapter"):
-            return contextlib.nullcontext()
-        return self.model.disable_adapter()
+    @contextlib.contextmanager
+    def chosen(self, tuned: bool) -> Iterator[Any]:
+        """The tuned model, or its base."""
+        if not tuned and self._base is not None:
+            yield self._base
+        elif not tuned and hasattr(self.model, "disable_adapter"):
+            with self.model.disable_adapter():
+                yield self.model
+        else:
+            yield self.model

@@ -9,15 +9,15 @@ import torch
 from danlu.adapters.lora import load_adapter
 from danlu.data.template import stop_ids
 from danlu.models.loading import DTYPES, generation_defaults, load_base
-from danlu.models.quiet import quiet_transformers
+from danlu.models.saving import save_model
 from danlu.models.tokenizer import load_tokenizer
-from danlu.training.trained import TrainedRun
+from danlu.training.trained import ADAPTER, MODEL, TrainedRun
 
 
 def write_merged(run: TrainedRun, folder: Path, dtype: str) -> None:
     """Writes W + (alpha/rank)·B·A as safetensors, with tokenizer, chat template and stop tokens.
 
-    The sum is taken in float32 and rounded once, when it is written.
+    A run without an adapter trained W itself. The sum is taken in float32 and rounded once, when it is written.
 
     Args:
         run: a complete run.
@@ -26,9 +26,10 @@ def write_merged(run: TrainedRun, folder: Path, dtype: str) -> None:
     """
     base = run.base_folder()
     tokenizer = load_tokenizer(base)
-    with quiet_transformers():
-        model = load_adapter(load_base(base, torch.float32), run.folder / "adapter")
-        merged = model.merge_and_unload(safe_merge=True).to(DTYPES[dtype])
-        merged.generation_config.eos_token_id = stop_ids(tokenizer, generation_defaults(base))
-        merged.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    if run.recipe.adapter is None:
+        merged = load_base(run.folder / MODEL, torch.float32)
+    else:
+        model = load_adapter(load_base(base, torch.float32), run.folder / ADAPTER)
+        merged = model.merge_and_unload(safe_merge=True)
+    stops = stop_ids(tokenizer, generation_defaults(base))
+    save_model(merged.to(DTYPES[dtype]), tokenizer, folder, stops)

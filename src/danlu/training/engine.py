@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from danlu.adapters.lora import base_of
 from danlu.data.packing import pack, shared_prefix
 from danlu.data.store import Store
 from danlu.data.template import Document
@@ -90,7 +91,7 @@ class _Proof:
 
     def __init__(self, model: Any, documents: list[Document]) -> None:
         self.model, self.documents = model, documents
-        self.dtype = model.get_base_model().dtype
+        self.dtype = base_of(model).dtype
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._loss, self._gradients = self._measure(sft, 1, share_prefix=False)
 
@@ -188,7 +189,7 @@ def _choose_attention(
     except ImportError:
         reason = "no kernels"
     else:
-        base = model.get_base_model()
+        base = base_of(model)
         for name, kernel in (("flash", gpu), ("packed", packed_attention)):
             before = kernel.switch_on(base)
             if before is None:

@@ -14,6 +14,36 @@ from danlu.data.stream import RowStream, parts_of
 from danlu.data.template import Document
 from danlu.training.frozen import FrozenLayers
 from danlu.training.objectives import Batch, to_batch
+from danlu.training.processes import THIS_ALONE, Processes
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which micro-batches of a step are this process's.
+
+    Attributes:
+        processes: this one among all.
+        equal: every process gets as many; who has none left computes one that weighs nothing.
+    """
+
+    processes: Processes = THIS_ALONE
+    equal: bool = False
+
+    def of(self, groups: list[list[Document]]) -> tuple[list[list[Document]], int]:
+        """This process's groups of documents, and how many of them at the end do not count.
+
+        The longest are dealt out first, so that all processes have about as much to compute.
+        """
+        world = self.processes.world_size
+        if world == 1:
+            return groups, 0
+        dealt = sorted(groups, key=lambda group: -sum(len(document.ids) for document in group))
+        own = dealt[self.processes.rank :: world]
+        missing = -(-len(dealt) // world) - len(own) if self.equal else 0
+        return [*own, *[dealt[-1]] * missing], missing
+
+
+ALONE = Share()
 
 
 @dataclass(frozen=True)
@@ -30,6 +60,7 @@ class Feed:
         device: where batches are put.
         max_steps: fewer steps than the epochs have, or None.
         frozen: computes the layers below the first trained one, once per document; or None.
+        share: of each step's micro-batches.
     """
 
     store: Store
@@ -41,6 +72,12 @@ class Feed:
     device: torch.device
     max_steps: int | None = None
     frozen: FrozenLayers | None = None
+    share: Share = ALONE
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return self.share.processes.rank
 
     @property
     def num_steps(self) -> int:
@@ -76,12 +113,12 @@ class Feed:
         return [self.store[_order(total, self.seed, place // total)[place % total]] for place in places]
 
     def batches(self, step: int) -> list[Batch]:
-        """The micro-batches of a step, counted from 0."""
-        return self.pack(self.documents(step))
+        """This process's micro-batches of a step, counted from 0."""
+        return self.pack(self.documents(step), self.share)
 
-    def pack(self, documents: list[Document]) -> list[Batch]:
+    def pack(self, documents: list[Document], share: Share = ALONE) -> list[Batch]:
         """Any documents as micro-batches, packed as the run's are."""
-        return to_batches(documents, self.micro_batch_tokens, self.share_prefix, self.device, self.frozen)
+        return to_batches(documents, self.micro_batch_tokens, self.share_prefix, self.device, self.frozen, share)
 
 
 class StreamFeed:
@@ -98,7 +135,10 @@ class StreamFeed:
 
     Attributes:
         num_steps: as given.
+        rank: 0; rows are streamed by one process alone.
     """
+
+    rank = 0
 
     def __init__(
         self,
@@ -124,6 +164,12 @@ class StreamFeed:
     def epoch(self, step: int) -> float:
         """Passes over the rows that are done after so many steps, whole ones; of steps that were asked for."""
         return float(parts_of(self.position(step))[0])
+
+    def go_to(self, step: int, position: int) -> None:
+        """Goes on at a step, counted from 0, whose rows begin at this place of the stream."""
+        self._stream.seek(position)
+        self._first = self._next = step
+        self._positions = [position]
 
     def position(self, step: int) -> int:
         """The place in the stream after so many steps, from which it goes on; of steps that were asked for."""
@@ -155,9 +201,9 @@ class StreamFeed:
         """The micro-batches of a step, counted from 0."""
         return self.pack(self.documents(step))
 
-    def pack(self, documents: list[Document]) -> list[Batch]:
+    def pack(self, documents: list[Document], share: Share = ALONE) -> list[Batch]:
         """Any documents as micro-batches, packed as the run's are."""
-        return to_batches(documents, *self._packing)
+        return to_batches(documents, *self._packing, share=share)
 
 
 @functools.lru_cache(maxsize=2)
@@ -174,13 +220,15 @@ def to_batches(
     share_prefix: bool,
     device: torch.device,
     frozen: FrozenLayers | None = None,
+    share: Share = ALONE,
 ) -> list[Batch]:
     """Packs documents into micro-batches on a device; with `frozen`, as states that enter the first trained layer."""
     batches = []
-    for group in split_into_packs(documents, max_tokens, share_prefix):
+    groups, uncounted = share.of(split_into_packs(documents, max_tokens, share_prefix))
+    for place, group in enumerate(groups):
         packed = pack(group, share_prefix)
         batch = to_batch(packed, device)
         if frozen is not None:
             batch = replace(batch, states=frozen.states(group, packed, batch))
-        batches.append(batch)
+        batches.append(replace(batch, counted=place < len(groups) - uncounted))
     return batches

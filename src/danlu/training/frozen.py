@@ -16,6 +16,7 @@ from typing import Any
 import psutil
 import torch
 
+from danlu.adapters.lora import base_of
 from danlu.data.packing import Pack, pack, shared_prefix
 from danlu.data.store import Store
 from danlu.data.template import Document
@@ -42,7 +43,7 @@ class FrozenLayers:
 
     def __init__(self, model: Any, first: int) -> None:
         self.model, self.first = model, first
-        self._decoder = model.get_base_model().get_decoder()
+        self._decoder = base_of(model).get_decoder()
         self._layers: torch.nn.ModuleList = self._decoder.layers
         self._kept: dict[tuple[int, ...], torch.Tensor] = {}
 
@@ -133,7 +134,7 @@ def choose_frozen(model: Any, stores: Sequence[Store], objective: Objective, sha
         objective: the loss of the training.
         share_prefix: as in training.
     """
-    base = model.get_base_model()
+    base = base_of(model)
     first = first_trained_layer(model)
     config = base.config.get_text_config()
     dropped = any(getattr(config, name, 0) for name in ("attention_dropout", "hidden_dropout", "embd_pdrop"))

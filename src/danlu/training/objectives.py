@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from danlu.adapters.lora import base_of
 from danlu.data.packing import Pack
 
 _ROUND_TOKENS, _ROUND_LENGTH = 64, 32
@@ -30,6 +31,7 @@ class Batch:
         num_tokens: tokens of the documents.
         states: `[1, T, hidden_size]` that enter the first trained layer, where the layers below it are not
             computed again (see `danlu.training.frozen`); else None.
+        counted: false where a batch is computed only because other processes compute one: it weighs nothing.
     """
 
     ids: torch.Tensor
@@ -39,6 +41,12 @@ class Batch:
     layout: dict[str, torch.Tensor]
     num_tokens: int
     states: torch.Tensor | None = None
+    counted: bool = True
+
+    @property
+    def weight(self) -> float:
+        """What the batch's summed loss is divided by, once summed with that of the step's other batches."""
+        return float(len(self.target_ids)) if self.counted else 0.0
 
 
 class Objective(Protocol):
@@ -85,7 +93,7 @@ def sft(model: Any, batch: Batch) -> tuple[torch.Tensor, float]:
     """
     output = model(**_inputs(batch), logits_to_keep=batch.target_positions)
     loss = torch.nn.functional.cross_entropy(output.logits[0].float(), batch.target_ids, reduction="sum")
-    return loss, float(len(batch.target_ids))
+    return loss, batch.weight
 
 
 @dataclass(frozen=True)
@@ -105,7 +113,7 @@ class ChosenSft:
     @classmethod
     def of(cls, model: Any) -> ChosenSft | None:
         """For PEFT's wrapped model, as far as its config tells; None if its head is trained, or more than a product."""
-        base = model.get_base_model()
+        base = base_of(model)
         head = base.get_output_embeddings()
         if type(head) is not torch.nn.Linear or head.bias is not None or head.weight.requires_grad:
             return None
@@ -122,7 +130,7 @@ class ChosenSft:
         states = model.get_decoder()(**_inputs(batch)).last_hidden_state[0]
         chosen = states.index_select(0, batch.target_positions)
         loss = chosen_loss(chosen, self.head, batch.target_ids, self.scale, self.softcap)
-        return loss, float(len(batch.target_ids))
+        return loss, batch.weight
 
 
 def _inputs(batch: Batch) -> dict[str, Any]:

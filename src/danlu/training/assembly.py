@@ -1,0 +1,99 @@
+"""The model that is trained: a base with an adapter, or the base itself with some of it frozen."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from danlu.adapters.lora import add_lora
+from danlu.adapters.targets import require_layers, resolve_targets, skeleton
+from danlu.errors import Fault, RecipeError
+from danlu.models.loading import load_base
+from danlu.recipe import Recipe
+from danlu.recipe.training_schema import FreezeSection
+
+_LAYER = re.compile(r"\.(?:layers|layer|h|block|blocks)\.(\d+)\.")
+
+
+def plan_model(recipe: Recipe, base: Path) -> Callable[[torch.dtype], Any]:
+    """Checks on the model's shape alone that what the recipe asks for can be trained; gives what then loads it.
+
+    Raises:
+        RecipeError: adapter or freezing do not fit the model.
+        ModelError: Transformers does not know the architecture.
+    """
+    shape = skeleton(base)
+    adapter = recipe.adapter
+    if adapter is None:
+        frozen = frozen_names(shape, recipe.training.freeze)
+        return lambda dtype: freeze(load_base(base, dtype), frozen)
+    targets = resolve_targets(shape, adapter.target_modules, adapter.rank)
+    require_layers(shape, adapter.layers_to_transform)
+    return lambda dtype: add_lora(
+        load_base(base, dtype),
+        adapter.rank,
+        adapter.alpha,
+        adapter.dropout,
+        targets,
+        recipe.run.seed,
+        adapter.layers_to_transform,
+    )
+
+
+def frozen_names(model: Any, section: FreezeSection) -> list[str]:
+    """Names of the parameters that stay as they are.
+
+    Args:
+        model: with or without weights.
+        section: what to freeze.
+
+    Raises:
+        RecipeError: a pattern matches nothing, there are fewer layers, or nothing is left to train.
+    """
+    names = [name for name, _ in model.named_parameters()]
+    embeddings = model.get_input_embeddings().weight
+    frozen = {name for name, parameter in model.named_parameters() if section.embeddings and parameter is embeddings}
+    num_layers = model.config.get_text_config().num_hidden_layers
+    if section.first_layers > num_layers:
+        raise RecipeError(
+            Fault(
+                f"the model has {num_layers} layers, not {section.first_layers}",
+                "training.freeze.first_layers",
+                f"0 to {num_layers}",
+                "freeze fewer",
+            )
+        )
+    frozen |= {name for name in names if _layer(name) < section.first_layers}
+    for pattern in section.modules:
+        found = [name for name in names if re.search(pattern, name)]
+        if not found:
+            raise RecipeError(
+                Fault(
+                    f"`{pattern}` matches no parameter",
+                    "training.freeze.modules",
+                    f"a part of a name such as {names[0]}, {names[-1]}",
+                    "it is a regular expression, searched in each parameter's name",
+                )
+            )
+        frozen |= set(found)
+    if len(frozen) == len(names):
+        raise RecipeError(Fault("all parameters are frozen", "training.freeze", hint="freeze fewer of them"))
+    return sorted(frozen)
+
+
+def _layer(name: str) -> float:
+    """Number of the layer that a parameter is in; infinite outside of layers."""
+    found = _LAYER.search(name)
+    return int(found.group(1)) if found else float("inf")
+
+
+def freeze(model: Any, names: Sequence[str]) -> Any:
+    """Trains all parameters but those named."""
+    frozen = set(names)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in frozen)
+    return model
