@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from danlu.models.quiet import quiet_transformers
 
 
-def save_model(
-    model: Any, tokenizer: Any, folder: Path, stop_ids: Sequence[int], whole: Mapping[str, Any] | None = None
-) -> None:
+def save_model(model: Any, tokenizer: Any, folder: Path, stop_ids: Sequence[int]) -> None:
     """Writes weights as safetensors, with tokenizer, chat template and stop tokens.
 
     Args:
@@ -19,9 +17,8 @@ def save_model(
         tokenizer: the model's.
         folder: an empty folder, or one to be made.
         stop_ids: tokens that end an answer.
-        whole: all tensors by name, where the model itself holds shards of them.
     """
     with quiet_transformers():
         model.generation_config.eos_token_id = list(stop_ids)
-        model.save_pretrained(folder, state_dict=whole)
+        model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

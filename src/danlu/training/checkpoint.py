@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from danlu.errors import Fault, FolderError
 from danlu.runs import file_hash, read_manifest, write_json, write_manifest
 from danlu.training.backends.interface import TrainedState
+from danlu.training.resuming import CHECKPOINTS
 
-FOLDER = "checkpoints"
 _PARAMETERS, _MOMENTS, _STATE = "parameters.safetensors", "moments.safetensors", "state.json"
 _BETWEEN = "//"  # of a parameter's name and the moment's
 
@@ -47,7 +47,7 @@ def write_checkpoint(run: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
         checkpoint: what to write.
         keep_last: how many stay.
     """
-    folder = run / FOLDER / f"step-{checkpoint.step:06d}"
+    folder = run / CHECKPOINTS / f"step-{checkpoint.step:06d}"
     aside = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -111,7 +111,7 @@ def _read(folder: Path) -> Checkpoint:
 
 def _numbered(run: Path) -> list[Path]:
     """The folders of finished checkpoints, the newest first."""
-    return sorted((run / FOLDER).glob("step-*"), reverse=True) if (run / FOLDER).is_dir() else []
+    return sorted((run / CHECKPOINTS).glob("step-*"), reverse=True) if (run / CHECKPOINTS).is_dir() else []
 
 
 def _sync(path: Path) -> None:

@@ -10,6 +10,7 @@ from danlu.errors import Fault, FolderError, RecipeError
 from danlu.recipe import LoadedRecipe, load_recipe
 from danlu.runs import MANIFEST
 
+CHECKPOINTS = "checkpoints"
 # What may differ when a run goes on: how a step is computed and kept, and what comes after training.
 _FREE = {
     *("run.folder", "evaluation", "export", "training.backend", "training.checkpoints", "training.max_memory"),
@@ -52,7 +53,7 @@ def require_resumable(loaded: LoadedRecipe, folder: Path) -> bool:
                 for key in odd
             )
         )
-    return (folder / "checkpoints").is_dir()
+    return (folder / CHECKPOINTS).is_dir()
 
 
 def _is_free(key: str) -> bool:

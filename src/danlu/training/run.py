@@ -23,7 +23,7 @@ from danlu.tracking.memory import peak_memory_bytes
 from danlu.tracking.metrics import MetricsFile, cut_metrics, read_metrics
 from danlu.tracking.progress import progress, say
 from danlu.training.processes import Processes, first_before_others, joined
-from danlu.training.resuming import require_resumable
+from danlu.training.resuming import CHECKPOINTS, require_resumable
 from danlu.training.stopping import StopRequest, stop_on_signals
 
 
@@ -49,11 +49,7 @@ def run_training(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False
     with joined() as processes, ExitStack() as opened:
         quiet = quiet or not processes.first
         folder = loaded.run_folder
-        goes_on = resume and require_resumable(loaded, folder)
-        if processes.first and not goes_on:
-            if resume:
-                shutil.rmtree(folder, ignore_errors=True)
-            create_folder(folder, "run folder", "run.folder=NAME")
+        goes_on = _open_folder(loaded, folder, processes, resume)
         try:
             session, prepared, stream = _set_up(loaded, folder, opened, processes)
             if goes_on:
@@ -63,10 +59,6 @@ def run_training(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False
             if processes.first and not goes_on:
                 shutil.rmtree(folder, ignore_errors=True)
             raise
-        if processes.first:
-            shutil.copyfile(prepared.folder / LEDGER, folder / LEDGER)
-            shutil.copyfile(prepared.folder / EVALUATION_ROWS, folder / EVALUATION_ROWS)
-            write_json(folder / "environment.json", session.environment)
         if not quiet:
             say(session.describe())
         try:
@@ -75,21 +67,33 @@ def run_training(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False
             if stream is not None:
                 opened.close()
                 write_json(folder / LEDGER, _streamed_ledger(prepared, stream))
-        if not processes.first:
-            return {}
-        session.write_probes(folder)
-        trainable, total = session.counts
-        result |= {
-            "run_folder": str(folder),
-            "trainable_parameters": trainable,
-            "total_parameters": total,
-            "peak_memory_bytes": peak_memory_bytes(),
-            "seconds": round(time.perf_counter() - started, 3),
-            **_summary(prepared, stream),
-        }
-        about = {"result": result, "base_sha256": session.base_sha256, "engine": session.engine.name}
-        write_manifest(folder, "run", about)
-        return result
+        return _close_folder(session, folder, result | _summary(prepared, stream), started) if processes.first else {}
+
+
+def _open_folder(loaded: LoadedRecipe, folder: Path, processes: Processes, resume: bool) -> bool:
+    """Makes the run folder; or gives whether the run in it is to go on."""
+    goes_on = resume and require_resumable(loaded, folder)
+    if processes.first and not goes_on:
+        if resume:
+            shutil.rmtree(folder, ignore_errors=True)  # it has nothing to go on from
+        create_folder(folder, "run folder", "run.folder=NAME")
+    return goes_on
+
+
+def _close_folder(session: Any, folder: Path, result: dict[str, Any], started: float) -> dict[str, Any]:
+    """Writes probes and manifest; what the run came to."""
+    session.write_probes(folder)
+    trainable, total = session.counts
+    result |= {
+        "run_folder": str(folder),
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "peak_memory_bytes": peak_memory_bytes(),
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    about = {"result": result, "base_sha256": session.base_sha256, "engine": session.engine.name}
+    write_manifest(folder, "run", about, skip=[CHECKPOINTS])
+    return result
 
 
 def _set_up(
@@ -106,9 +110,14 @@ def _set_up(
     stream = opened.enter_context(open_stream(loaded, base, prepared, folder)) if recipe.data.streaming else None
     if processes.first:
         write_text(folder / "recipe.resolved.yaml", dump_recipe(recipe))
+        shutil.copyfile(prepared.folder / LEDGER, folder / LEDGER)
+        shutil.copyfile(prepared.folder / EVALUATION_ROWS, folder / EVALUATION_ROWS)
     from danlu.training.session import Session  # imports torch, after the resolved recipe is on disk
 
-    return Session(recipe, base, tokenizer, prepared, stream, processes), prepared, stream
+    session = Session(recipe, base, tokenizer, prepared, stream, processes)
+    if processes.first:
+        write_json(folder / "environment.json", session.environment)
+    return session, prepared, stream
 
 
 def _go_on(session: Any, folder: Path, quiet: bool) -> None:

@@ -187,9 +187,12 @@ class Session:
             return
         if self.recipe.adapter is not None:
             save_adapter(self.model, folder / ADAPTER, self.recipe.model.name, whole)
-        else:
-            stops = stop_ids(self.tokenizer, generation_defaults(self.base))
-            save_model(self.model, self.tokenizer, folder / MODEL, stops, whole)
+            return
+        model = self.model
+        if whole is not None:
+            model = load_base(self.base, self.dtype)
+            model.load_state_dict(whole, strict=False)  # what is not there was frozen
+        save_model(model, self.tokenizer, folder / MODEL, stop_ids(self.tokenizer, generation_defaults(self.base)))
 
     def write_probes(self, folder: Path) -> None:
         """Answers the probe questions in the run's dtype and in float32, and writes everything down."""
