@@ -61,7 +61,7 @@ class Zero:
         max_norm: float | None,
     ) -> None:
         deepspeed = require_deepspeed()
-        self._trained = dict(trained)
+        self._trained, self._stage = dict(trained), chosen.stage
         self._device = next(iter(trained.values())).device
         self._world_size = torch.distributed.get_world_size()
         zero: dict[str, Any] = {"stage": chosen.stage, "reduce_scatter": self._device.type == "cuda"}
@@ -107,7 +107,7 @@ class Zero:
             whole = safe_get_full_fp32_param(parameter)
             state.parameters[name] = (parameter.detach() if whole is None else whole).clone()
             moments = {key: safe_get_full_optimizer_state(parameter, key) for key in _MOMENTS}
-            state.moments[name] = {"step": self._step_count()} | {
+            state.moments[name] = {"step": self._step_count().clone()} | {
                 key: value.clone() for key, value in moments.items() if value is not None
             }
         return state
@@ -115,17 +115,22 @@ class Zero:
     def load(self, state: TrainedState) -> None:
         """Goes on from a state, each process with its share."""
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+        from deepspeed.zero import GatheredParameters
 
+        steps = next(iter(state.moments.values()))["step"]
         inner = self.model.optimizer.optimizer
         for group in inner.param_groups:
-            for shard in group["params"]:
-                counted = next(iter(state.moments.values()))["step"].clone()
-                zeros = {key: torch.zeros_like(shard) for key in _MOMENTS}
-                inner.state[shard] = {"step": counted, **zeros}
+            for shard in group["params"]:  # made with the first step otherwise
+                inner.state[shard] = {"step": steps.clone(), **{key: torch.zeros_like(shard) for key in _MOMENTS}}
+        if self._stage == 2:
+            self.model.optimizer._lazy_init_hp_params_optimizer_state()
         for name, parameter in self._trained.items():
-            safe_set_full_fp32_param(parameter, state.parameters[name].to(self._device))
+            whole = state.parameters[name].to(self._device)
+            safe_set_full_fp32_param(parameter, whole)
             for key in _MOMENTS:
                 safe_set_full_optimizer_state(parameter, state.moments[name][key].to(self._device), key)
+            with GatheredParameters(parameter, modifier_rank=0, enabled=self._stage == 3), torch.no_grad():
+                parameter.copy_(whole)  # what the forward pass reads, until the first step writes it anew
 
     def _step_count(self) -> torch.Tensor:
         kept: dict[str, Any] = next(iter(self.model.optimizer.optimizer.state.values()), {})
