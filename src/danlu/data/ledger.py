@@ -71,7 +71,8 @@ class Ledger:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = (folder / CHANGES).open("w", encoding="utf-8")
+        # A half character in a row that was read becomes JSON's own escape for it.
+        self._file = (folder / CHANGES).open("w", encoding="utf-8", errors="backslashreplace")
         self.read = self.added = self.kept = self.changed = self.cut = self.dropped = self.unasked = 0
         self.formats: Counter[str] = Counter()
         self.writings: Counter[str] = Counter()
