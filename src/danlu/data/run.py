@@ -242,8 +242,8 @@ class _Preparing:
         numbers = leaks.drop(rows, numbers, self._workers, ledger)
         if not data.streaming:
             ledger.check(len(numbers), data.max_dropped_share)
-        elif self._inputs.evaluation:
-            ledger.check(len(held_numbers), data.max_dropped_share)
+        if self._inputs.evaluation:
+            ledger.check(len(held_numbers), data.max_dropped_share, "judge by")
         before = numbers
         numbers = self._balance(rows, self._mix(rows, numbers))
         made = self._augment(training, rows, np.unique(numbers), replace(stage, masks=False))

@@ -90,5 +90,11 @@ def test_a_file_that_changes_before_it_is_read_is_not_taken_for_what_it_was(
     assert set((danlu_home() / "prepared").glob("*")) == before
 
 
+def test_evaluation_files_without_a_good_row_stop_the_run(make: Any, tmp_path: Path) -> None:
+    held = write_jsonl(tmp_path / "held.jsonl", [{"question": "q", "answer": ""}])
+    with pytest.raises(DataError, match=r"1 of 9 rows would be dropped \(11.1%\) and none is left to judge by"):
+        make({"evaluation": [str(held)], "max_dropped_share": 0.5}, GOOD)
+
+
 def test_word_lists_count_as_code() -> None:
     assert {path.name for path in run._code_files()} >= {"run.py", "names_zh.txt", "names_en.txt", "report.html.j2"}
