@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from danlu.data.store import Store, StoreWriter, to_batch, write_order
 from danlu.data.template import Document
 from danlu.runs import danlu_home
 
 EMBEDDED = "smollm2-135m-instruct"
+# Speed is measured in benchmarks: an example that is slow because the machine is busy is no fault.
+settings.register_profile("danlu", deadline=None)
+settings.load_profile("danlu")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -27,7 +27,12 @@ def _json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _finish(result: dict[str, Any], as_json: bool, text: str) -> None:
     """Prints a result: JSON for programs, text for people."""
-    click.echo(json.dumps(result, ensure_ascii=False) if as_json else text)
+    click.echo(_json(result) if as_json else text)
+
+
+def _json(value: dict[str, Any]) -> str:
+    """One line of JSON that any output takes: half characters, as file names hold, are JSON's own escapes for them."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -193,9 +198,11 @@ def chat(run: str, max_new_tokens: int, temperature: float, seed: int, as_json: 
 def _fail(error: DanluError, as_json: bool) -> int:
     if os.environ.get("RANK", "0") != "0":
         return error.exit_status  # the first of several processes speaks for all
-    click.echo(str(error), err=True)
+    from danlu.pages.unseen import show_unseen
+
+    click.echo(show_unseen(str(error)), err=True)  # what a row or a file's name holds must not rule the terminal
     if as_json:
-        click.echo(json.dumps(error.to_json(), ensure_ascii=False))
+        click.echo(_json(error.to_json()))
     return error.exit_status
 
 

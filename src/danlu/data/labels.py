@@ -124,16 +124,21 @@ def label_records(
     Returns:
         One result for each record, in order.
     """
-    from danlu.data.cutting import fit
+    from danlu.data.cutting import fit, require_hope
 
     labeller = _Labeller(tokenizer)
+    hopes = [
+        or_fault(lambda record=record: require_hope(labeller.label_last, record, max_tokens, too_long))  # type: ignore[misc]
+        for record in records
+    ]
+    labelled = iter(labeller.label_all([record for record, fault in zip(records, hopes, strict=True) if fault is None]))
 
     def fitted(record: Record, labelled: Labelled | RowFault) -> Labelled | RowFault:
         if isinstance(labelled, RowFault) or labelled.longest <= max_tokens:
             return labelled
         return or_fault(lambda: fit(labeller.label_one, tokenizer, record, labelled, max_tokens, too_long))
 
-    return [fitted(*pair) for pair in zip(records, labeller.label_all(records), strict=True)]
+    return [fault or fitted(record, next(labelled)) for record, fault in zip(records, hopes, strict=True)]
 
 
 def or_fault(work: Callable[[], Result]) -> Result | RowFault:
@@ -175,6 +180,15 @@ class _Labeller:
         if isinstance(labelled, RowFault):
             raise labelled
         return labelled
+
+    def label_last(self, record: Record) -> Labelled:
+        """The document of the last answer of a conversation, of any length; quick where there are many.
+
+        Raises:
+            RowFault: it can't be labelled.
+        """
+        plan = _Plan(self._pieces(record.messages, record.tools, only_last=True))
+        return plan.labelled(iter(self._encoder.encode(plan.texts())))
 
     def label_all(self, records: Sequence[Record]) -> list[Labelled | RowFault]:
         """All rows, of any length."""
