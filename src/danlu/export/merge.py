@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from danlu.adapters.lora import load_adapter
 from danlu.data.template import stop_ids
-from danlu.models.loading import DTYPES, generation_defaults, load_base
+from danlu.models.loading import DTYPES, generation_defaults
 from danlu.models.quiet import quiet_transformers
 from danlu.models.tokenizer import load_tokenizer
 from danlu.training.trained import TrainedRun
@@ -17,7 +15,8 @@ from danlu.training.trained import TrainedRun
 def write_merged(run: TrainedRun, folder: Path, dtype: str) -> None:
     """Writes W + (alpha/rank)·B·A as safetensors, with tokenizer, chat template and stop tokens.
 
-    The sum is taken in float32 and rounded once, when it is written.
+    The sum is taken in float32 and rounded once, when it is written. A quantised W is what its bits stand for: put
+    into so few bits again, the sum would be another model.
 
     Args:
         run: a complete run.
@@ -27,7 +26,7 @@ def write_merged(run: TrainedRun, folder: Path, dtype: str) -> None:
     base = run.base_folder()
     tokenizer = load_tokenizer(base)
     with quiet_transformers():
-        model = load_adapter(load_base(base, torch.float32), run.folder / "adapter")
+        model = load_adapter(run.plain_base(), run.folder / "adapter")
         merged = model.merge_and_unload(safe_merge=True).to(DTYPES[dtype])
         merged.generation_config.eos_token_id = stop_ids(tokenizer, generation_defaults(base))
         merged.save_pretrained(folder)

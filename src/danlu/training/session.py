@@ -16,7 +16,8 @@ from danlu.data.store import Store
 from danlu.data.stream import RowStream
 from danlu.data.template import stop_ids
 from danlu.engines.transformers_engine import TransformersEngine
-from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base
+from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base, require_dtype
+from danlu.models.quantization import compute_in, require_quantizable
 from danlu.recipe import Recipe
 from danlu.recipe.training_schema import ConstantSchedule, TrainingSection
 from danlu.training import schedules
@@ -54,17 +55,19 @@ class Session:
     ) -> None:
         adapter, training = recipe.adapter, recipe.training
         prepare_machine()
+        device = choose_device()
+        require_dtype(recipe.model.dtype, device)
+        require_quantizable(base, recipe.model.quantization)
         shape = skeleton(base)
         targets = resolve_targets(shape, adapter.target_modules, adapter.rank)
         require_layers(shape, adapter.layers_to_transform)
         self.recipe, self.base, self.tokenizer, self.prepared = recipe, base, tokenizer, prepared
         first_rows, first_documents = stream.first_rows(_NUM_FIRST_ROWS) if stream else ([], [])
         self._probe_rows: list[Messages] = prepared.probe_rows() or first_rows
-        device = choose_device()
         self.dtype = choose_dtype(recipe.model.dtype, device)
         self.base_sha256 = base_hash(base)
         self.model = add_lora(
-            load_base(base, self.dtype),
+            load_base(base, self.dtype, quantization=recipe.model.quantization),
             adapter.rank,
             adapter.alpha,
             adapter.dropout,
@@ -131,7 +134,9 @@ class Session:
         return (
             f"{trainable:,} of {total:,} parameters trained ({trainable / total:.2%}), "
             f"{self.feed.size}, {self.feed.num_steps} steps, "
-            f"{str(self.dtype).removeprefix('torch.')}, {self.engine.name}"
+            f"{str(self.dtype).removeprefix('torch.')}"
+            + (f" on {quantization.type} weights" if (quantization := self.recipe.model.quantization) else "")
+            + f", {self.engine.name}"
             + (f", layers below {self.frozen.first} computed once" if self.frozen else "")
             + (f", {share:.0%} of the layers checkpointed" if (share := self.memory.checkpointed_share) else "")
         )
@@ -169,7 +174,7 @@ class Session:
         self.model.eval()
         by_dtype = {}
         for dtype in dict.fromkeys((self.dtype, torch.float32)):
-            model = self.model if dtype == self.dtype else self.model.to(dtype)
+            model = self.model if dtype == self.dtype else compute_in(self.model, dtype)
             engine = TransformersEngine(model, self.tokenizer, stops, batch_size=len(questions))
             by_dtype[str(dtype).removeprefix("torch.")] = expect(engine, questions, longest)
         write_probes(folder, self.tokenizer, stops, questions, longest, by_dtype)

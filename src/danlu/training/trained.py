@@ -16,7 +16,8 @@ from danlu.data.template import stop_ids
 from danlu.engines.transformers_engine import TransformersEngine
 from danlu.errors import Fault, FolderError, ModelError
 from danlu.models.folder import weight_files
-from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base
+from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base, load_plain
+from danlu.models.quantization import compute_in
 from danlu.models.source import find_model
 from danlu.models.tokenizer import load_tokenizer
 from danlu.recipe import Recipe, load_recipe
@@ -63,11 +64,16 @@ class TrainedRun:
             )
         return folder
 
+    def plain_base(self) -> Any:
+        """The base as the run had it, rounded or quantised, as plain float32 weights."""
+        return load_plain(self.base_folder(), self.dtype, self.recipe.model.quantization)
+
     def engine(self, dtype: torch.dtype) -> TransformersEngine:
-        """Base and adapter, ready to answer with either."""
+        """Base and adapter, ready to answer with either, computed in `dtype` whatever the run was computed in."""
         folder = self.base_folder()
         tokenizer = load_tokenizer(folder)
-        model = load_adapter(load_base(folder, dtype), self.folder / "adapter")
+        base = load_base(folder, self.dtype, quantization=self.recipe.model.quantization)
+        model = load_adapter(compute_in(base, dtype), self.folder / "adapter")
         batch_size = self.recipe.evaluation.batch_size if self.recipe.evaluation else 16
         return TransformersEngine(model, tokenizer, stop_ids(tokenizer, generation_defaults(folder)), batch_size)
 
