@@ -46,7 +46,9 @@ class Session:
         stream: the training rows, if they are streamed; then `prepared` has evaluation rows alone.
 
     Raises:
-        RecipeError: the adapter does not fit the model; found before any weight is loaded.
+        RecipeError: the adapter does not fit the model, or dtype or quantisation can't be had here; found before any
+            weight is loaded.
+        ModelError: the base is quantised already; found as early.
         DataError: the first streamed rows can't be used; found before any weight is loaded.
     """
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -210,6 +212,21 @@ def test_left_alone_bitsandbytes_would_round_what_int8_multiplies(tiny_base: Pat
     assert torch.allclose(theirs.train()(x), layer(x), atol=1e-5), "in training, on a processor, theirs is the same"
     apart = (theirs.eval()(x) - layer(x)).norm() / layer(x).norm()
     assert float(apart) > 2e-3
+
+
+def test_loading_says_nothing_of_its_own(tiny_base: Path) -> None:
+    script = f"""
+import torch
+from pathlib import Path
+from danlu.models.loading import load_base
+from danlu.recipe.model_schema import EightBitQuantization, FourBitQuantization
+for kind in (FourBitQuantization(type="nf4"), EightBitQuantization(type="int8")):
+    model = load_base(Path({str(tiny_base)!r}), torch.bfloat16, quantization=kind)
+    model(input_ids=torch.arange(9)[None])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    said = done.stdout + done.stderr
+    assert not [word for word in ("gemm_4bit", "MatMul8bitLt", "Loading weights", "Warning") if word in said], said
 
 
 def test_a_model_without_plain_linear_layers_is_refused(tmp_path: Path) -> None:
