@@ -202,6 +202,17 @@ def test_int8_answers_as_it_trains_and_large_values_touch_their_own_row_alone(ti
     assert torch.equal(layer(loud)[1:], layer(x)[1:])
 
 
+def test_int8_keeps_no_weights_for_its_gradient(tiny_base: Path) -> None:
+    (_, layer), *_ = quantized_layers(load(tiny_base, "int8"))
+    x = torch.randn(4, 64, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor):
+        layer(x).sum().backward()
+    assert not kept
+    assert x.grad is not None
+    assert torch.allclose(x.grad, dequantized(layer, torch.float32).sum(0).expand(4, -1), atol=1e-5)
+
+
 def test_left_alone_bitsandbytes_would_round_what_int8_multiplies(tiny_base: Path) -> None:
     import bitsandbytes
 
