@@ -54,12 +54,12 @@ def tokenizer(model_folder: Path) -> Any:
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama of two small layers with the embedded model's tokenizer, as a folder."""
+def tiny_base(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers with random bfloat16 weights, tied, and the embedded model's tokenizer."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    folder = tmp_path_factory.mktemp("tiny") / "llama"
+    folder = tmp_path_factory.mktemp("tiny_base")
     torch.manual_seed(0)
     config = LlamaConfig(
         vocab_size=49152,
@@ -68,15 +68,14 @@ def tiny_folder(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) ->
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+        initializer_range=0.2,
         tie_word_embeddings=True,
-        initializer_range=0.1,
         bos_token_id=1,
         eos_token_id=2,
-        pad_token_id=2,
     )
-    LlamaForCausalLM(config).save_pretrained(folder)
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
-        shutil.copy(model_folder / name, folder / name)
+        shutil.copyfile(model_folder / name, folder / name)
     return folder
 
 

@@ -27,12 +27,12 @@ WHAT = {"lora": ["adapter={type: lora, rank: 4}"], "full": ["adapter=null", "tra
 
 
 @pytest.fixture(scope="module")
-def recipe(tiny_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def recipe(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("processes")
     rows = [{"question": f"What is {n} and {n % 7}?", "answer": f"It is {n + n % 7}." * (1 + n % 5)} for n in range(40)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = {
-        "model": {"name": str(tiny_folder), "dtype": "float32"},
+        "model": {"name": str(tiny_base), "dtype": "float32"},
         "data": {"train": [str(folder / "rows.jsonl")], "evaluation": {"rows": 8}, "max_sequence_tokens": 128},
         "adapter": {"type": "lora"},
         "training": {

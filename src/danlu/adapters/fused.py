@@ -1,35 +1,43 @@
 """Fused layers, put into a model and taken out: adapted linears that share an input, norms, gated MLPs.
 
-Linears come in by PEFT's custom modules: `FusedLinear` is PEFT's own layer with another way through it. Norms and
-MLPs are replaced as submodules, and only where the reference of the kernel gives exactly what the model's module
-gives. Names of parameters stay what they are. Without `danlu.kernels` nothing is fused.
+Linears come in by PEFT's custom modules: `FusedLinear` is PEFT's own layer with another way through it, and so are
+those on quantised layers (`danlu.adapters.fused_quantized`). Norms and MLPs are replaced as submodules, and only where
+the reference of the kernel gives exactly what the model's module gives. Names of parameters stay what they are.
+Without `danlu.kernels` nothing is fused.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from peft.tuners.lora import Linear
+from peft.tuners.lora import Linear, LoraLayer
 from transformers.pytorch_utils import Conv1D
 
 from danlu.adapters.lora import base_of
+from danlu.models.quantization import dequantized, is_quantized, quantized_layers
 from danlu.models.quiet import quiet_transformers
 
 
-class FusedLinear(Linear):  # type: ignore[misc]
-    """PEFT's LoRA on a linear layer; once `shared` is set, computed together with what shares its input."""
+def custom_modules(model: Any) -> dict[type, type]:
+    """For PEFT, the fused class of each kind of layer that is in a base."""
+    modules: dict[type, type] = {torch.nn.Linear: FusedLinear, Conv1D: FusedLinear}
+    if any(quantized_layers(model)):
+        from danlu.adapters.fused_quantized import FUSED_QUANTIZED
+
+        return {**FUSED_QUANTIZED, **modules}  # PEFT takes the first that fits, and they are linear layers too
+    return modules
+
+
+class Fusable(LoraLayer):  # type: ignore[misc]
+    """Beside one of PEFT's LoRA layers: once `shared` is set, it is computed together with what shares its input."""
 
     shared: SharedInput | None = None
     place = 0
-
-    def __init__(self, *positional: Any, **named: Any) -> None:
-        super().__init__(*positional, **named)
-        # PEFT's own way in sees to this too: merging needs it where weights are stored transposed.
-        self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
 
     def forward(self, x: torch.Tensor, *positional: Any, **named: Any) -> torch.Tensor:
         """`[..., in]` to `[..., out]`."""
@@ -40,14 +48,14 @@ class FusedLinear(Linear):  # type: ignore[misc]
 
     @property
     def fusable(self) -> bool:
-        """Whether this is plain LoRA, with one adapter, on unquantised weights."""
+        """Whether this is plain LoRA, with one adapter, on a linear layer that has nothing more to it."""
         names = self.active_adapters
         return (
             len(names) == 1
             and names[0] in self.lora_A
             and not self.lora_variant
             and not self.lora_bias.get(names[0])
-            and type(self.base_layer) in (torch.nn.Linear, Conv1D)
+            and (type(self.base_layer) in (torch.nn.Linear, Conv1D) or is_quantized(self.base_layer))
         )
 
     @property
@@ -55,6 +63,15 @@ class FusedLinear(Linear):  # type: ignore[misc]
         """Of the adapter's input."""
         module: torch.nn.Module = self.lora_dropout[self.active_adapters[0]]
         return module
+
+
+class FusedLinear(Fusable, Linear):  # type: ignore[misc]
+    """PEFT's LoRA on a linear layer."""
+
+    def __init__(self, *positional: Any, **named: Any) -> None:
+        super().__init__(*positional, **named)
+        # PEFT's own way in sees to this too: merging needs it where weights are stored transposed.
+        self.fan_in_fan_out = isinstance(self.get_base_layer(), Conv1D)
 
 
 class SharedInput:
@@ -65,7 +82,7 @@ class SharedInput:
         kernel: `danlu.kernels.low_rank`.
     """
 
-    def __init__(self, layers: Sequence[FusedLinear], kernel: Any) -> None:
+    def __init__(self, layers: Sequence[Fusable], kernel: Any) -> None:
         self._layers, self._kernel = layers, kernel
         self._input: torch.Tensor | None = None
         self._state: tuple[Any, ...] = ()
@@ -98,14 +115,16 @@ class SharedInput:
         return (*modes, *versions)
 
     def _compute(
-        self, layers: Sequence[FusedLinear], x: torch.Tensor, dropped: torch.Tensor | None = None
+        self, layers: Sequence[Fusable], x: torch.Tensor, dropped: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, ...]:
         outputs: tuple[torch.Tensor, ...] = self._kernel.low_rank(x, [self._of(layer) for layer in layers], dropped)
         return outputs
 
-    def _of(self, layer: FusedLinear) -> Any:
+    def _of(self, layer: Fusable) -> Any:
         name, base = layer.active_adapters[0], layer.base_layer
-        weight = base.weight.t() if isinstance(base, Conv1D) else base.weight
+        weight: Any = base.weight.t() if isinstance(base, Conv1D) else base.weight
+        if is_quantized(base):
+            weight = functools.partial(dequantized, base)
         down, up = layer.lora_A[name].weight, layer.lora_B[name].weight
         return self._kernel.LowRank(weight, base.bias, down, up, layer.scaling[name])
 
@@ -179,7 +198,7 @@ def fuse(model: Any) -> Fused:
                 if style := _norm_style(module, rms_norm):
                     _put_in(fused, parent, name, FusedNorm(module, style, rms_norm))
                     fused.norms += 1
-                elif activation := _activation(module, gated):
+                elif activation := _activation(module, gated, model.get_base_model().dtype):
                     _put_in(fused, parent, name, FusedMlp(module, activation, gated))
                     fused.mlps += 1
     except Exception:
@@ -188,7 +207,7 @@ def fuse(model: Any) -> Fused:
     return fused
 
 
-def _share(fused: Fused, group: Sequence[FusedLinear], kernel: Any) -> None:
+def _share(fused: Fused, group: Sequence[Fusable], kernel: Any) -> None:
     shared = SharedInput(group, kernel)
     for place, layer in enumerate(group):
         layer.shared, layer.place = shared, place
@@ -225,14 +244,14 @@ def _children(model: Any) -> Iterator[tuple[Any, str, Any]]:
             yield places[0]
 
 
-def _groups(model: Any) -> list[list[FusedLinear]]:
+def _groups(model: Any) -> list[list[Fusable]]:
     """Adapted layers in the groups that share an input, seen in a short forward pass."""
-    calls: list[tuple[FusedLinear, torch.Tensor]] = []
+    calls: list[tuple[Fusable, torch.Tensor]] = []
 
     def note(module: Any, positional: tuple[Any, ...]) -> None:
         calls.append((module, positional[0]))
 
-    layers = [module for module in model.modules() if isinstance(module, FusedLinear) and module.fusable]
+    layers = [module for module in model.modules() if isinstance(module, Fusable) and module.fusable]
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     base = base_of(model)
     try:
@@ -242,7 +261,7 @@ def _groups(model: Any) -> list[list[FusedLinear]]:
         for hook in hooks:
             hook.remove()
     called = [layer for layer, _ in calls]
-    groups: list[list[FusedLinear]] = []
+    groups: list[list[Fusable]] = []
     for number, (layer, x) in enumerate(calls):
         if called.count(layer) > 1:
             continue  # called again with something else: it stands alone, and what follows it too
@@ -258,8 +277,8 @@ def _epsilon(norm: Any) -> float:
     return float(getattr(norm, "variance_epsilon", getattr(norm, "eps", 0.0)) or 0.0)
 
 
-def _probe(size: int, like: torch.Tensor) -> torch.Tensor:
-    return torch.randn(3, size, generator=torch.Generator().manual_seed(0)).to(like)
+def _probe(size: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(3, size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
 
 
 def _given_by(module: Any, x: torch.Tensor) -> Any:
@@ -279,7 +298,7 @@ def _norm_style(module: Any, kernel: Any) -> str | None:
     weight = getattr(module, "weight", None)
     if not type(module).__name__.endswith("RMSNorm") or weight is None or weight.dim() != 1 or weight.requires_grad:
         return None
-    x = _probe(len(weight), weight)
+    x = _probe(len(weight), weight.device, weight.dtype)
     with torch.no_grad():
         expected = _given_by(module, x)
         for style in kernel.STYLES:
@@ -288,8 +307,8 @@ def _norm_style(module: Any, kernel: Any) -> str | None:
     return None
 
 
-def _activation(module: Any, kernel: Any) -> str | None:
-    """The activation with which this is exactly a gated MLP; None if it is none."""
+def _activation(module: Any, kernel: Any, dtype: torch.dtype) -> str | None:
+    """The activation with which this is exactly a gated MLP; None if it is none. Quantised, it computes in `dtype`."""
     if not type(module).__name__.endswith("MLP"):
         return None
     children = dict(module.named_children())
@@ -298,7 +317,8 @@ def _activation(module: Any, kernel: Any) -> str | None:
     layer = getattr(module.gate_proj, "base_layer", module.gate_proj)
     if not isinstance(layer, torch.nn.Linear):
         return None
-    x = _probe(layer.in_features, layer.weight)
+    weight = layer.weight
+    x = _probe(layer.in_features, weight.device, dtype if is_quantized(layer) else weight.dtype)
     with torch.no_grad():
         expected = _given_by(module, x)
         for activation in kernel.ACTIVATIONS:

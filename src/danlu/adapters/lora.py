@@ -36,7 +36,6 @@ def add_lora(
     """
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers.pytorch_utils import Conv1D
 
     config = LoraConfig(
         task_type="CAUSAL_LM",
@@ -47,10 +46,10 @@ def add_lora(
         layers_to_transform=list(layers_to_transform) if layers_to_transform is not None else None,
         bias="none",
     )
-    from danlu.adapters.fused import FusedLinear
+    from danlu.adapters.fused import custom_modules
 
     # PEFT's own way in for other layers; `danlu.adapters.fused` may later compute them together.
-    config._register_custom_module({torch.nn.Linear: FusedLinear, Conv1D: FusedLinear})
+    config._register_custom_module(custom_modules(model))
     torch.manual_seed(seed)
     with quiet_transformers():
         return get_peft_model(model, config)
@@ -63,8 +62,15 @@ def base_of(model: Any) -> Any:
 
 def parameter_counts(model: Any) -> tuple[int, int]:
     """Trainable and total number of parameters."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    sizes = [(_size(parameter), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
+
+
+def _size(parameter: Any) -> int:
+    """Numbers in a parameter; two of four bits lie in one byte, as bitsandbytes keeps them."""
+    kept = getattr(parameter, "quant_state", None)
+    count: int = parameter.numel() if kept is None else kept.shape.numel()
+    return count
 
 
 def save_adapter(model: Any, folder: Path, base_name: str, whole: Mapping[str, Any] | None = None) -> None:

@@ -17,7 +17,8 @@ from danlu.training.trained import ADAPTER, MODEL, TrainedRun
 def write_merged(run: TrainedRun, folder: Path, dtype: str) -> None:
     """Writes W + (alpha/rank)·B·A as safetensors, with tokenizer, chat template and stop tokens.
 
-    A run without an adapter trained W itself. The sum is taken in float32 and rounded once, when it is written.
+    A run without an adapter trained W itself. The sum is taken in float32 and rounded once, when it is written. A
+    quantised W is what its bits stand for: put into so few bits again, the sum would be another model.
 
     Args:
         run: a complete run.
@@ -29,7 +30,6 @@ def write_merged(run: TrainedRun, folder: Path, dtype: str) -> None:
     if run.recipe.adapter is None:
         merged = load_base(run.folder / MODEL, torch.float32)
     else:
-        model = load_adapter(load_base(base, torch.float32), run.folder / ADAPTER)
-        merged = model.merge_and_unload(safe_merge=True)
+        merged = load_adapter(run.plain_base(), run.folder / ADAPTER).merge_and_unload(safe_merge=True)
     stops = stop_ids(tokenizer, generation_defaults(base))
     save_model(merged.to(DTYPES[dtype]), tokenizer, folder, stops)

@@ -8,10 +8,12 @@ from typing import Any
 
 import torch
 
-from danlu.errors import Fault, ModelError
+from danlu.errors import Fault, ModelError, RecipeError
+from danlu.models.quantization import dequantized, library_config, quantized_layers, settle
 from danlu.models.quiet import quiet_transformers
+from danlu.recipe.model_schema import Quantization
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_device() -> torch.device:
@@ -30,18 +32,42 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def load_base(folder: Path, dtype: torch.dtype, attention: str | None = None) -> Any:
+def require_dtype(name: str, device: torch.device) -> None:
+    """Requires hardware that multiplies in the dtype of a recipe's `model.dtype`, where it was asked for by name.
+
+    Raises:
+        RecipeError: float16 on a processor that would only emulate it.
+    """
+    capabilities = torch.cpu.get_capabilities()
+    known = any(capabilities.get(flag) for flag in ("avx512_fp16", "amx_fp16", "fp16_arith"))
+    if name == "float16" and device.type == "cpu" and not known:
+        raise RecipeError(
+            Fault(
+                "this processor does not multiply in float16",
+                "model.dtype",
+                "auto, bfloat16, float32; float16 on a GPU, or with AVX512-FP16, AMX-FP16 or ARM's FP16",
+                "set model.dtype=auto: bfloat16 where the processor has it, else float32",
+            )
+        )
+
+
+def load_base(
+    folder: Path, dtype: torch.dtype, attention: str | None = None, quantization: Quantization | None = None
+) -> Any:
     """The causal language model of a checked folder, in evaluation mode.
 
     Args:
         folder: from `find_model`.
-        dtype: of all weights.
+        dtype: of all weights; of a quantised base, what it computes in.
         attention: a name in Transformers' attention interface; None: SDPA, or eager where a model's attention has
             more to it than SDPA computes.
+        quantization: keeps linear layers in fewer bits (see `danlu.models.quantization`).
 
     Raises:
-        ModelError: Transformers does not know the architecture, or weights are missing from the files.
+        ModelError: Transformers does not know the architecture, weights are missing from the files, or there is
+            nothing in it to quantise.
     """
+    fewer_bits = {"quantization_config": library_config(quantization, dtype)} if quantization else {}
     with quiet_transformers():
         from transformers import AutoModelForCausalLM
 
@@ -52,6 +78,7 @@ def load_base(folder: Path, dtype: torch.dtype, attention: str | None = None) ->
                 attn_implementation=attention,
                 use_safetensors=True,
                 output_loading_info=True,
+                **fewer_bits,
             )
         except (ValueError, OSError, KeyError, RuntimeError) as error:
             message = (str(error).splitlines() or [type(error).__name__])[0]
@@ -75,7 +102,31 @@ def load_base(folder: Path, dtype: torch.dtype, attention: str | None = None) ->
     head = model.get_output_embeddings()
     if head is not None:
         head.register_forward_pre_hook(_in_one_piece)
+    if quantization and not settle(model):
+        raise ModelError(
+            Fault(
+                "none of this model's linear layers can be quantised",
+                str(folder),
+                hint="set model.quantization=null",
+            )
+        )
     return model.to(choose_device()).eval()
+
+
+def load_plain(folder: Path, dtype: torch.dtype, quantization: Quantization | None = None) -> Any:
+    """The weights of `load_base` with the same arguments, in a float32 model that knows of no quantisation.
+
+    Raises:
+        ModelError: as `load_base`.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    model = load_base(folder, dtype).float()
+    if quantization:
+        for name, layer in quantized_layers(load_base(folder, dtype, quantization=quantization)):
+            plain, weight = model.get_submodule(name), dequantized(layer, torch.float32)
+            plain.weight.data.copy_(weight.t() if isinstance(plain, Conv1D) else weight)
+    return model
 
 
 def _in_one_piece(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -107,6 +107,16 @@ class Recipe(Section):
     export: ExportSection = ExportSection()
     run: RunSection = RunSection()
 
+    @field_validator("adapter")
+    @classmethod
+    def _can_be_trained(cls, adapter: AdapterSection | None, info: ValidationInfo) -> AdapterSection | None:
+        model = info.data.get("model")
+        if adapter is None and model is not None and model.quantization is not None:
+            raise ValueError(
+                "a quantised base can't be trained itself: name an adapter, or set model.quantization=null"
+            )
+        return adapter
+
     @field_validator("training")
     @classmethod
     def _has_an_end(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:

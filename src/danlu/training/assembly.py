@@ -13,6 +13,7 @@ from danlu.adapters.lora import add_lora
 from danlu.adapters.targets import require_layers, resolve_targets, skeleton
 from danlu.errors import Fault, RecipeError
 from danlu.models.loading import load_base
+from danlu.models.quantization import require_quantizable
 from danlu.recipe import Recipe
 from danlu.recipe.training_schema import FreezeSection
 
@@ -26,6 +27,8 @@ def plan_model(recipe: Recipe, base: Path) -> Callable[[torch.dtype], Any]:
         RecipeError: adapter or freezing do not fit the model.
         ModelError: Transformers does not know the architecture.
     """
+    quantization = recipe.model.quantization
+    require_quantizable(base, quantization)
     shape = skeleton(base)
     adapter = recipe.adapter
     if adapter is None:
@@ -34,7 +37,7 @@ def plan_model(recipe: Recipe, base: Path) -> Callable[[torch.dtype], Any]:
     targets = resolve_targets(shape, adapter.target_modules, adapter.rank)
     require_layers(shape, adapter.layers_to_transform)
     return lambda dtype: add_lora(
-        load_base(base, dtype),
+        load_base(base, dtype, quantization=quantization),
         adapter.rank,
         adapter.alpha,
         adapter.dropout,

@@ -16,7 +16,8 @@ from danlu.data.store import Store
 from danlu.data.stream import RowStream
 from danlu.data.template import stop_ids
 from danlu.engines.transformers_engine import TransformersEngine
-from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base
+from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base, require_dtype
+from danlu.models.quantization import compute_in
 from danlu.models.saving import save_model
 from danlu.recipe import Recipe
 from danlu.recipe.training_schema import ConstantSchedule, TrainingSection
@@ -51,7 +52,8 @@ class Session:
         processes: of the run, this one among them.
 
     Raises:
-        RecipeError: the recipe does not fit the model or the processes; found before any weight is loaded.
+        RecipeError: the recipe does not fit the model, the machine or the processes; found before any weight is loaded.
+        ModelError: the base is quantised already; found as early.
         DataError: the first streamed rows can't be used; found before any weight is loaded.
     """
 
@@ -69,6 +71,7 @@ class Session:
         self.recipe, self.base, self.tokenizer, self.prepared = recipe, base, tokenizer, prepared
         self.processes, self.first_step = processes, 0
         device = choose_device()
+        require_dtype(recipe.model.dtype, device)
         self.dtype = choose_dtype(recipe.model.dtype, device)
         require_backend(training.backend, processes, training.global_batch_size, self.dtype)
         load_model = plan_model(recipe, base)
@@ -157,7 +160,9 @@ class Session:
         return (
             f"{trainable:,} of {total:,} parameters trained ({trainable / total:.2%}), "
             f"{self.feed.size}, {self.feed.num_steps} steps, "
-            f"{str(self.dtype).removeprefix('torch.')}, {self.engine.name}"
+            f"{str(self.dtype).removeprefix('torch.')}"
+            + (f" on {quantization.type} weights" if (quantization := self.recipe.model.quantization) else "")
+            + f", {self.engine.name}"
             + (f", {self.processes.world_size} processes" if self.processes.world_size > 1 else "")
             + (f", layers below {self.frozen.first} computed once" if self.frozen else "")
             + (f", {share:.0%} of the layers checkpointed" if (share := self.memory.checkpointed_share) else "")
@@ -209,7 +214,7 @@ class Session:
         self.model.eval()
         by_dtype = {}
         for dtype in dict.fromkeys((self.dtype, torch.float32)):
-            model = self.model if dtype == self.dtype else self.model.to(dtype)
+            model = self.model if dtype == self.dtype else compute_in(self.model, dtype)
             engine = TransformersEngine(model, self.tokenizer, stops, batch_size=len(questions))
             by_dtype[str(dtype).removeprefix("torch.")] = expect(engine, questions, longest)
         write_probes(folder / "probes", self.tokenizer, stops, questions, longest, by_dtype)

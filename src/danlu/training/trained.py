@@ -16,7 +16,8 @@ from danlu.data.template import stop_ids
 from danlu.engines.transformers_engine import TransformersEngine
 from danlu.errors import Fault, FolderError, ModelError
 from danlu.models.folder import weight_files
-from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base
+from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base, load_plain
+from danlu.models.quantization import compute_in
 from danlu.models.source import find_model
 from danlu.models.tokenizer import load_tokenizer
 from danlu.recipe import Recipe, load_recipe
@@ -64,11 +65,16 @@ class TrainedRun:
             )
         return folder
 
+    def plain_base(self) -> Any:
+        """The base as the run had it, rounded or quantised, as plain float32 weights."""
+        return load_plain(self.base_folder(), self.dtype, self.recipe.model.quantization)
+
     def engine(self, dtype: torch.dtype) -> TransformersEngine:
-        """Tuned model and base, ready to answer with either."""
+        """Tuned model and base, ready to answer with either, computed in `dtype` whatever the run was computed in."""
         folder = self.base_folder()
         tokenizer = load_tokenizer(folder)
-        base, alone = load_base(folder, dtype), None
+        base = compute_in(load_base(folder, self.dtype, quantization=self.recipe.model.quantization), dtype)
+        alone = None
         if self.recipe.adapter is None:
             model, alone = load_base(self.folder / MODEL, dtype), base
         else:
