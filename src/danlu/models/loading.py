@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,9 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def load_base(folder: Path, dtype: torch.dtype, attention: str | None = None) -> Any:
+def load_base(
+    folder: Path, dtype: torch.dtype, attention: str | None = None, config_fields: Mapping[str, Any] | None = None
+) -> Any:
     """The causal language model of a checked folder, in evaluation mode.
 
     Args:
@@ -38,16 +41,21 @@ def load_base(folder: Path, dtype: torch.dtype, attention: str | None = None) ->
         dtype: of all weights.
         attention: a name in Transformers' attention interface; None: SDPA, or eager where a model's attention has
             more to it than SDPA computes.
+        config_fields: of the text model's config, set to other values than the folder's.
 
     Raises:
         ModelError: Transformers does not know the architecture, or weights are missing from the files.
     """
     with quiet_transformers():
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
 
         try:
+            config = AutoConfig.from_pretrained(folder)
+            for name, value in (config_fields or {}).items():
+                setattr(config.get_text_config(), name, value)
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
+                config=config,
                 dtype=dtype,
                 attn_implementation=attention,
                 use_safetensors=True,

@@ -21,14 +21,16 @@ from danlu.recipe import Recipe
 from danlu.recipe.training_schema import ConstantSchedule, TrainingSection
 from danlu.training import schedules
 from danlu.training.backends import SingleProcess
+from danlu.training.dropout import BaseDropout
 from danlu.training.engine import choose_engine
 from danlu.training.environment import describe_environment
 from danlu.training.feed import Feed, StreamFeed
-from danlu.training.frozen import choose_frozen
+from danlu.training.frozen import choose_frozen, first_trained_layer
 from danlu.training.loop import Step, mean_loss, train
 from danlu.training.machine import prepare_machine, release_memory
 from danlu.training.memory import MemoryPlan, checkpoint_activations, plan_memory
 from danlu.training.probes import expect, write_probes
+from danlu.training.regularisation import Regularisation, decay_groups
 from danlu.training.trained import base_hash
 
 _NUM_FIRST_ROWS = 20  # of a stream: for the probes, and to choose the attention by
@@ -57,6 +59,8 @@ class Session:
         shape = skeleton(base)
         targets = resolve_targets(shape, adapter.target_modules, adapter.rank)
         require_layers(shape, adapter.layers_to_transform)
+        dropout = BaseDropout.of(shape, training.base_dropout.attention, training.base_dropout.hidden)
+        self.regularisation = Regularisation(training.label_smoothing, training.neftune_noise_alpha, dropout)
         self.recipe, self.base, self.tokenizer, self.prepared = recipe, base, tokenizer, prepared
         first_rows, first_documents = stream.first_rows(_NUM_FIRST_ROWS) if stream else ([], [])
         self._probe_rows: list[Messages] = prepared.probe_rows() or first_rows
@@ -64,7 +68,7 @@ class Session:
         self.dtype = choose_dtype(recipe.model.dtype, device)
         self.base_sha256 = base_hash(base)
         self.model = add_lora(
-            load_base(base, self.dtype),
+            load_base(base, self.dtype, config_fields=dropout.fields),
             adapter.rank,
             adapter.alpha,
             adapter.dropout,
@@ -76,6 +80,7 @@ class Session:
         self.held = prepared.store(EVALUATION)
         train_store = prepared.store(TRAIN)
         self.engine = choose_engine(self.model, first_documents or train_store)
+        self._dropout_off = dropout.put_in(self.model)
         release_memory()  # of the proof, which computed by the model's own code
         prepare_machine()
         self.memory = plan_memory(
@@ -86,18 +91,17 @@ class Session:
             training.max_memory,
         )
         # What is kept for one document would hold traces of others where these can't lie side by side; and streamed
-        # documents are too many to keep anything for each.
+        # documents are too many to keep anything for each. Noise and dropout are other ones in each epoch.
         self.frozen = (
             choose_frozen(self.model, [train_store, self.held], self.engine.objective, self.engine.shares_prefix)
-            if self.engine.packs and stream is None
+            if self.engine.packs and stream is None and not self.regularisation.varies(self.model)
             else None
         )
         self.feed = self._make_feed(stream or train_store, device)
         optimizer = torch.optim.AdamW(
-            [parameter for parameter in self.model.parameters() if parameter.requires_grad],
+            decay_groups(self.model, training.weight_decay),
             lr=training.learning_rate,
             betas=(training.beta1, training.beta2),
-            weight_decay=training.weight_decay,
         )
         self.backend = SingleProcess(self.model.parameters(), optimizer)
 
@@ -132,9 +136,15 @@ class Session:
             f"{trainable:,} of {total:,} parameters trained ({trainable / total:.2%}), "
             f"{self.feed.size}, {self.feed.num_steps} steps, "
             f"{str(self.dtype).removeprefix('torch.')}, {self.engine.name}"
-            + (f", layers below {self.frozen.first} computed once" if self.frozen else "")
+            + (f", layers below {self.frozen.first} computed once" if self.frozen else self._not_frozen)
             + (f", {share:.0%} of the layers checkpointed" if (share := self.memory.checkpointed_share) else "")
         )
+
+    @property
+    def _not_frozen(self) -> str:
+        """Why layers that could have been computed once are not."""
+        first, reason = first_trained_layer(self.model), self.regularisation.varies(self.model)
+        return f", layers below {first} computed in every epoch ({reason})" if first and reason else ""
 
     def steps(self) -> Iterator[Step]:
         """Runs the training loop."""
@@ -142,7 +152,8 @@ class Session:
         training = self.recipe.training
         schedule = make_schedule(training, self.feed.num_steps)
         feed: Any = self.feed  # either kind: the loop asks for no more than num_steps and batches
-        return train(self.trained, self.engine.objective, feed, self.backend, schedule, training.max_gradient_norm)
+        objective = self.regularisation.objective(self.engine.objective)
+        return train(self.trained, objective, feed, self.backend, schedule, training.max_gradient_norm)
 
     def evaluation_loss(self) -> float | None:
         """Mean loss per answer token of held-out rows; None if there are none."""
@@ -158,6 +169,7 @@ class Session:
 
     def write_probes(self, folder: Path) -> None:
         """Answers the probe questions in the run's dtype and in float32, and writes everything down."""
+        self._dropout_off()
         self.engine.off()
         checkpoint_activations(self.model, 0.0)
         self.frozen = None
