@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,11 @@ def require_dtype(name: str, device: torch.device) -> None:
 
 
 def load_base(
-    folder: Path, dtype: torch.dtype, attention: str | None = None, quantization: Quantization | None = None
+    folder: Path,
+    dtype: torch.dtype,
+    attention: str | None = None,
+    quantization: Quantization | None = None,
+    config_fields: Mapping[str, Any] | None = None,
 ) -> Any:
     """The causal language model of a checked folder, in evaluation mode.
 
@@ -62,6 +67,7 @@ def load_base(
         attention: a name in Transformers' attention interface; None: SDPA, or eager where a model's attention has
             more to it than SDPA computes.
         quantization: keeps linear layers in fewer bits (see `danlu.models.quantization`).
+        config_fields: of the text model's config, set to other values than the folder's.
 
     Raises:
         ModelError: Transformers does not know the architecture, weights are missing from the files, or there is
@@ -69,11 +75,15 @@ def load_base(
     """
     fewer_bits = {"quantization_config": library_config(quantization, dtype)} if quantization else {}
     with quiet_transformers():
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig, AutoModelForCausalLM
 
         try:
+            config = AutoConfig.from_pretrained(folder)
+            for name, value in (config_fields or {}).items():
+                setattr(config.get_text_config(), name, value)
             model, info = AutoModelForCausalLM.from_pretrained(
                 folder,
+                config=config,
                 dtype=dtype,
                 attn_implementation=attention,
                 use_safetensors=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,34 +17,56 @@ from danlu.models.loading import load_base
 from danlu.models.quantization import require_quantizable
 from danlu.recipe import Recipe
 from danlu.recipe.training_schema import FreezeSection
+from danlu.training.dropout import BaseDropout
 
 _LAYER = re.compile(r"\.(?:layers|layer|h|block|blocks)\.(\d+)\.")
 
 
-def plan_model(recipe: Recipe, base: Path) -> Callable[[torch.dtype], Any]:
-    """Checks on the model's shape alone that what the recipe asks for can be trained; gives what then loads it.
+@dataclass(frozen=True)
+class ModelPlan:
+    """A model that can be trained as the recipe says.
+
+    Attributes:
+        load: gives it, computing in a dtype.
+        dropout: inside the base.
+    """
+
+    load: Callable[[torch.dtype], Any]
+    dropout: BaseDropout
+
+
+def plan_model(recipe: Recipe, base: Path) -> ModelPlan:
+    """Checks on the model's shape alone that what the recipe asks for can be trained.
 
     Raises:
-        RecipeError: adapter or freezing do not fit the model.
-        ModelError: Transformers does not know the architecture.
+        RecipeError: adapter, quantisation, dropout or freezing do not fit the model.
+        ModelError: Transformers does not know the architecture, or the base is quantised already.
     """
-    quantization = recipe.model.quantization
+    quantization, wanted = recipe.model.quantization, recipe.training.base_dropout
     require_quantizable(base, quantization)
     shape = skeleton(base)
+    dropout = BaseDropout.of(shape, wanted.attention, wanted.hidden)
     adapter = recipe.adapter
+
+    def load(dtype: torch.dtype) -> Any:
+        return load_base(base, dtype, quantization=quantization, config_fields=dropout.fields)
+
     if adapter is None:
         frozen = frozen_names(shape, recipe.training.freeze)
-        return lambda dtype: freeze(load_base(base, dtype), frozen)
+        return ModelPlan(lambda dtype: freeze(load(dtype), frozen), dropout)
     targets = resolve_targets(shape, adapter.target_modules, adapter.rank)
     require_layers(shape, adapter.layers_to_transform)
-    return lambda dtype: add_lora(
-        load_base(base, dtype, quantization=quantization),
-        adapter.rank,
-        adapter.alpha,
-        adapter.dropout,
-        targets,
-        recipe.run.seed,
-        adapter.layers_to_transform,
+    return ModelPlan(
+        lambda dtype: add_lora(
+            load(dtype),
+            adapter.rank,
+            adapter.alpha,
+            adapter.dropout,
+            targets,
+            recipe.run.seed,
+            adapter.layers_to_transform,
+        ),
+        dropout,
     )
 
 

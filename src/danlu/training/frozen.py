@@ -20,6 +20,7 @@ from danlu.adapters.lora import base_of
 from danlu.data.packing import Pack, pack, shared_prefix
 from danlu.data.store import Store
 from danlu.data.template import Document
+from danlu.training.dropout import drops_out
 from danlu.training.objectives import Batch, Objective, to_batch
 
 _MEMORY_SHARE = 0.1
@@ -137,9 +138,8 @@ def choose_frozen(model: Any, stores: Sequence[Store], objective: Objective, sha
     base = base_of(model)
     first = first_trained_layer(model)
     config = base.config.get_text_config()
-    dropped = any(getattr(config, name, 0) for name in ("attention_dropout", "hidden_dropout", "embd_pdrop"))
     mixed = len(set(getattr(config, "layer_types", None) or [""])) > 1  # masks are chosen by the layer's index
-    if first == 0 or dropped or mixed or not hasattr(base.get_decoder(), "layers"):
+    if first == 0 or drops_out(config) or mixed or not hasattr(base.get_decoder(), "layers"):
         return None
     needed = sum(store.num_tokens for store in stores) * config.hidden_size * base.dtype.itemsize
     if needed > _MEMORY_SHARE * psutil.virtual_memory().available:

@@ -23,7 +23,7 @@ class Step:
 
     Attributes:
         number: counted from 1.
-        loss: mean over the step's trained tokens.
+        loss: mean over the step's trained tokens of what is minimised, with smoothed labels where they are.
         learning_rate: of the update.
         gradient_norm: before clipping.
         tokens: tokens of the step's documents.

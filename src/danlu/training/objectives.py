@@ -52,8 +52,8 @@ class Batch:
 class Objective(Protocol):
     """Loss of a batch as a sum, and the weight to divide it by."""
 
-    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, float]:
-        """See the module's text."""
+    def __call__(self, model: Any, batch: Batch, label_smoothing: float = 0.0) -> tuple[torch.Tensor, float]:
+        """See the module's text; labels are smoothed where a step is trained, never where a loss is measured."""
         ...
 
 
@@ -86,13 +86,15 @@ def to_batch(pack: Pack, device: torch.device) -> Batch:
     )
 
 
-def sft(model: Any, batch: Batch) -> tuple[torch.Tensor, float]:
+def sft(model: Any, batch: Batch, label_smoothing: float = 0.0) -> tuple[torch.Tensor, float]:
     """Supervised fine-tuning: summed cross-entropy of the answer tokens, in float32; weight is their number.
 
     Logits are made for the predicting positions only.
     """
     output = model(**_inputs(batch), logits_to_keep=batch.target_positions)
-    loss = torch.nn.functional.cross_entropy(output.logits[0].float(), batch.target_ids, reduction="sum")
+    loss = torch.nn.functional.cross_entropy(
+        output.logits[0].float(), batch.target_ids, reduction="sum", label_smoothing=label_smoothing
+    )
     return loss, batch.weight
 
 
@@ -123,13 +125,15 @@ class ChosenSft:
         scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
         return cls(head.weight, float(scale), getattr(config, "final_logit_softcapping", None))
 
-    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, float]:
+    def __call__(self, model: Any, batch: Batch, label_smoothing: float = 0.0) -> tuple[torch.Tensor, float]:
         """As `sft`."""
         from danlu.kernels.chosen_loss import chosen_loss
 
         states = model.get_decoder()(**_inputs(batch)).last_hidden_state[0]
         chosen = states.index_select(0, batch.target_positions)
-        loss = chosen_loss(chosen, self.head, batch.target_ids, self.scale, self.softcap)
+        loss = chosen_loss(
+            chosen, self.head, batch.target_ids, self.scale, self.softcap, label_smoothing=label_smoothing
+        )
         return loss, batch.weight
 
 

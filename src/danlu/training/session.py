@@ -28,13 +28,14 @@ from danlu.training.checkpoint import Checkpoint
 from danlu.training.engine import choose_engine
 from danlu.training.environment import describe_environment
 from danlu.training.feed import Feed, Share, StreamFeed
-from danlu.training.frozen import choose_frozen
+from danlu.training.frozen import choose_frozen, first_trained_layer
 from danlu.training.loop import Course, Step, mean_loss, train
 from danlu.training.machine import prepare_machine, release_memory
 from danlu.training.memory import MemoryPlan, checkpoint_activations, plan_memory
 from danlu.training.objectives import sft
 from danlu.training.probes import expect, write_probes
 from danlu.training.processes import THIS_ALONE, Processes
+from danlu.training.regularisation import Regularisation, decay_groups
 from danlu.training.trained import ADAPTER, MODEL, base_hash
 
 _NUM_FIRST_ROWS = 20  # of a stream: for the probes, and to choose the attention by
@@ -74,15 +75,17 @@ class Session:
         require_dtype(recipe.model.dtype, device)
         self.dtype = choose_dtype(recipe.model.dtype, device)
         require_backend(training.backend, processes, training.global_batch_size, self.dtype)
-        load_model = plan_model(recipe, base)
+        planned = plan_model(recipe, base)
+        self.regularisation = Regularisation(training.label_smoothing, training.neftune_noise_alpha, planned.dropout)
         first_rows, first_documents = stream.first_rows(_NUM_FIRST_ROWS) if stream else ([], [])
         self._probe_rows: list[Messages] = prepared.probe_rows() or first_rows
         self.base_sha256 = base_hash(base)
-        self.model = load_model(self.dtype)
+        self.model = planned.load(self.dtype)
         self.environment = describe_environment(self.dtype)
         self.held = prepared.store(EVALUATION)
         train_store = prepared.store(TRAIN)
         self.engine = choose_engine(self.model, first_documents or train_store)
+        self._dropout_off = planned.dropout.put_in(self.model)
         release_memory()  # of the proof, which computed by the model's own code
         prepare_machine(processes.local_world_size)
         self.memory = plan_memory(
@@ -96,10 +99,10 @@ class Session:
         # Chunks of logits read the head's weights outside of the model's forward pass, where shards are not gathered.
         self.objective = sft if self._shards else self.engine.objective
         # What is kept for one document would hold traces of others where these can't lie side by side; and streamed
-        # documents are too many to keep anything for each.
+        # documents are too many to keep anything for each. Noise and dropout are other ones in each epoch.
         self.frozen = (
             choose_frozen(self.model, [train_store, self.held], self.objective, self.engine.shares_prefix)
-            if self.engine.packs and stream is None and not self._shards
+            if self.engine.packs and stream is None and not self._shards and not self.regularisation.varies(self.model)
             else None
         )
         self.counts = parameter_counts(self.model)
@@ -164,9 +167,15 @@ class Session:
             + (f" on {quantization.type} weights" if (quantization := self.recipe.model.quantization) else "")
             + f", {self.engine.name}"
             + (f", {self.processes.world_size} processes" if self.processes.world_size > 1 else "")
-            + (f", layers below {self.frozen.first} computed once" if self.frozen else "")
+            + (f", layers below {self.frozen.first} computed once" if self.frozen else self._not_frozen)
             + (f", {share:.0%} of the layers checkpointed" if (share := self.memory.checkpointed_share) else "")
         )
+
+    @property
+    def _not_frozen(self) -> str:
+        """Why layers that could have been computed once are not."""
+        first, reason = first_trained_layer(self.model), self.regularisation.varies(self.model)
+        return f", layers below {first} computed in every epoch ({reason})" if first and reason else ""
 
     def steps(self) -> Iterator[Step]:
         """Runs the training loop, from the first step or from the checkpoint's."""
@@ -174,7 +183,7 @@ class Session:
         schedule = make_schedule(training, self.feed.num_steps)
         feed: Any = self.feed  # either kind: the loop asks for no more than num_steps, rank and batches
         course = Course(schedule, training.max_gradient_norm, self.recipe.run.seed, self.first_step)
-        return train(self.trained, self.objective, feed, self.backend, course)
+        return train(self.trained, self.regularisation.objective(self.objective), feed, self.backend, course)
 
     def evaluation_loss(self) -> float | None:
         """Mean loss per answer token of held-out rows; None if there are none."""
@@ -201,6 +210,7 @@ class Session:
 
     def write_probes(self, folder: Path) -> None:
         """Answers the probe questions in the run's dtype and in float32, and writes everything down."""
+        self._dropout_off()
         self.engine.off()
         checkpoint_activations(self.model, 0.0)
         self.frozen = None
@@ -223,16 +233,16 @@ class Session:
         """What `save` wrote, whole: the shards of other processes are not here."""
         if self.recipe.adapter is None:
             return load_base(folder / MODEL, self.dtype)
-        return load_adapter(load_base(self.base, self.dtype), folder / ADAPTER)
+        base = load_base(self.base, self.dtype, quantization=self.recipe.model.quantization)
+        return load_adapter(base, folder / ADAPTER)
 
 
 def make_optimizer(training: TrainingSection, trained: Mapping[str, torch.nn.Parameter]) -> torch.optim.Optimizer:
     """AdamW over the trained parameters."""
     return torch.optim.AdamW(
-        list(trained.values()),
+        decay_groups(trained.values(), training.weight_decay),
         lr=training.learning_rate,
         betas=(training.beta1, training.beta2),
-        weight_decay=training.weight_decay,
     )
 
 
