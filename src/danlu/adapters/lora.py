@@ -39,7 +39,7 @@ def add_lora(
     from transformers.pytorch_utils import Conv1D
 
     config = LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type="SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM",
         r=rank,
         lora_alpha=alpha,
         lora_dropout=dropout,
@@ -54,6 +54,11 @@ def add_lora(
     torch.manual_seed(seed)
     with quiet_transformers():
         return get_peft_model(model, config)
+
+
+def base_of(model: Any) -> Any:
+    """The Transformers model inside PEFT's wrapped one; a model without an adapter is its own."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def parameter_counts(model: Any) -> tuple[int, int]:

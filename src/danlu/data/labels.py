@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from danlu.data.encoding import encoder_of
 from danlu.data.records import Message, Messages, Record, RowFault
-from danlu.data.template import AnswerText, Document, answer_text, is_plain, render, tokens_around
+from danlu.data.template import AnswerText, Document, answer_text, as_turns, is_plain, render
+from danlu.models.tokenizer import has_encoder, tokens_around
 
 ANY_LENGTH = sys.maxsize
 Result = TypeVar("Result")
@@ -30,11 +31,13 @@ class Labelled:
         documents: its token sequences; in a preference pair, one with the wanted answer.
         rejected: in a preference pair, one with the answer that is not wanted; else empty.
         cut: what was cut to make it fit, in words; empty if nothing was.
+        parted: how the row was taken apart for an encoder-decoder model, in words; empty if it was not.
     """
 
     documents: list[Document]
     rejected: list[Document]
     cut: str = ""
+    parted: str = ""
 
     @property
     def longest(self) -> int:
@@ -78,25 +81,35 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A row's answers, before they are encoded."""
+    """A row's answers, before they are encoded.
+
+    Attributes:
+        pieces: the answers.
+        rejected: in a preference pair, the one that is not wanted.
+        apart: no answer goes on in the text that asks for the next: each is a document.
+    """
 
     pieces: list[_Piece]
     rejected: Sequence[_Piece] = ()
+    apart: bool = False
 
     def texts(self) -> list[str]:
         return [text for piece in (*self.pieces, *self.rejected) for text in piece.texts()]
 
     def labelled(self, encoded: Iterator[list[int]]) -> Labelled:
-        return Labelled(_documents(self.pieces, encoded), _documents(self.rejected, encoded) if self.rejected else [])
+        documents = _documents(self.pieces, encoded, self.apart)
+        rejected = _documents(self.rejected, encoded, self.apart) if self.rejected else []
+        several = f"several answers: {len(documents)} documents, each with all before it as its source"
+        return Labelled(documents, rejected, parted=several if self.apart and len(documents) > 1 else "")
 
 
-def _documents(pieces: Sequence[_Piece], encoded: Iterator[list[int]]) -> list[Document]:
+def _documents(pieces: Sequence[_Piece], encoded: Iterator[list[int]], apart: bool) -> list[Document]:
     """One document if each prompt begins with all that came before it, else one for each trained answer."""
     answers = [(*piece.ids(encoded), piece.trained) for piece in pieces]
     ids: list[int] = []
     spans: list[tuple[int, int]] = []
     for prompt, answer, trained in answers:
-        if ids and prompt[: len(ids)] != ids:
+        if apart or (ids and prompt[: len(ids)] != ids):
             return [_document([*p, *a], [(len(p), len(p) + len(a))]) for p, a, of_interest in answers if of_interest]
         ids = prompt + answer
         if trained:
@@ -190,15 +203,18 @@ class _Labeller:
         return or_fault(lambda: plan.labelled(iter(self._encoder.encode(plan.texts()))))
 
     def _plan(self, record: Record) -> _Plan:
-        if is_plain(record.messages):
+        turns = as_turns(self._tokenizer, [*record.messages, *record.rejected])
+        if is_plain(turns):
             return self._plan_of_text(record)
+        apart, count = has_encoder(self._tokenizer), len(record.messages)
+        record = Record(list(turns[:count]), record.tools, list(turns[count:]))
         pieces = self._pieces(record.messages, record.tools, only_last=bool(record.rejected))
         if not any(piece.trained for piece in pieces):
             raise RowFault("no answer is trained")
         if not record.rejected:
-            return _Plan(pieces)
+            return _Plan(pieces, apart=apart)
         other = [*record.messages[: -len(record.rejected)], *record.rejected]
-        return _Plan(pieces, self._pieces(other, record.tools, only_last=True))
+        return _Plan(pieces, self._pieces(other, record.tools, only_last=True), apart)
 
     def _pieces(self, messages: Messages, tools: list[dict[str, Any]], only_last: bool) -> list[_Piece]:
         ordinary = not tools and all(message.keys() == _ORDINARY for message in messages)

@@ -237,7 +237,9 @@ class RowStage:
                     self._drop(result, step, item.where, str(outcome), item.record)
                     continue
                 item.cut = outcome.cut
-                step.changed += bool(outcome.cut)
+                if outcome.parted:
+                    item.changes.append({"step": "labels", "reason": outcome.parted, "before": "", "after": ""})
+                step.changed += bool(outcome.cut or outcome.parted)
                 kept.append(item)
                 labelled.append(outcome)
             documents = [document for outcome in labelled for document in (*outcome.documents, *outcome.rejected)]

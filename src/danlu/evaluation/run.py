@@ -100,7 +100,8 @@ def _losses(engine: TransformersEngine, rows: list[Messages], max_rows: int | No
     documents = [document for messages in picked for document in label(engine.tokenizer, messages)]
     chosen = choose_engine(engine.model, documents)
     try:
-        batches = to_batches(documents, _LOSS_TOKENS if chosen.packs else 1, chosen.shares_prefix, engine.model.device)
+        most, device = _LOSS_TOKENS if chosen.packs else 1, engine.model.device
+        batches = to_batches(documents, most, chosen.shares_prefix, device, padded=chosen.padded)
         tuned = mean_loss(engine.model, chosen.objective, batches)
         with engine.model.disable_adapter():
             return {"base": mean_loss(engine.model, chosen.objective, batches), "tuned": tuned}

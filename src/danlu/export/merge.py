@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from danlu.adapters.lora import load_adapter
-from danlu.data.template import stop_ids
+from danlu.data.template import answer_start_ids, stop_ids
+from danlu.models.decoder_start import decoder_start
 from danlu.models.loading import DTYPES, generation_defaults, load_base
 from danlu.models.quiet import quiet_transformers
-from danlu.models.tokenizer import load_tokenizer
+from danlu.models.tokenizer import has_encoder, load_tokenizer
 from danlu.training.trained import TrainedRun
 
 
@@ -29,6 +30,10 @@ def write_merged(run: TrainedRun, folder: Path, dtype: str) -> None:
     with quiet_transformers():
         model = load_adapter(load_base(base, torch.float32), run.folder / "adapter")
         merged = model.merge_and_unload(safe_merge=True).to(DTYPES[dtype])
-        merged.generation_config.eos_token_id = stop_ids(tokenizer, generation_defaults(base))
+        generation = merged.generation_config
+        generation.eos_token_id = stop_ids(tokenizer, generation_defaults(base))
+        if has_encoder(tokenizer):  # for those who generate by these files alone
+            generation.decoder_start_token_id = decoder_start(merged)
+            generation.forced_bos_token_id = next(iter(answer_start_ids(tokenizer)), None)
         merged.save_pretrained(folder)
         tokenizer.save_pretrained(folder)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from danlu.errors import Fault, ModelError
+from danlu.models.folder import is_encoder_decoder
 from danlu.models.quiet import quiet_transformers
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -30,8 +31,15 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def model_class(folder: Path) -> Any:
+    """What of Transformers loads the folder's model: as an encoder-decoder one or as a causal language model."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if is_encoder_decoder(folder) else AutoModelForCausalLM
+
+
 def load_base(folder: Path, dtype: torch.dtype, attention: str | None = None) -> Any:
-    """The causal language model of a checked folder, in evaluation mode.
+    """The language model of a checked folder, in evaluation mode.
 
     Args:
         folder: from `find_model`.
@@ -43,10 +51,8 @@ def load_base(folder: Path, dtype: torch.dtype, attention: str | None = None) ->
         ModelError: Transformers does not know the architecture, or weights are missing from the files.
     """
     with quiet_transformers():
-        from transformers import AutoModelForCausalLM
-
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = model_class(folder).from_pretrained(
                 folder,
                 dtype=dtype,
                 attn_implementation=attention,
@@ -59,7 +65,7 @@ def load_base(folder: Path, dtype: torch.dtype, attention: str | None = None) ->
                 Fault(
                     f"Transformers can't load this model: {message}",
                     str(folder),
-                    "a causal language model that the installed Transformers knows",
+                    "a causal or encoder-decoder language model that the installed Transformers knows",
                     "check config.json and the weights; a newer Transformers may know the model",
                 )
             ) from error

@@ -13,8 +13,9 @@ import torch
 from danlu.errors import Fault, WorkError
 from danlu.training.backends import Backend
 from danlu.training.feed import Feed
-from danlu.training.objectives import Batch, Objective
+from danlu.training.objectives import Objective
 from danlu.training.schedules import Schedule
+from danlu.training.sequences import AnyBatch
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ def train(
         yield Step(index + 1, loss_sum / weight, schedule(index), norm, tokens, int(weight), seconds)
 
 
-def mean_loss(model: Any, objective: Objective, batches: Iterable[Batch]) -> float:
+def mean_loss(model: Any, objective: Objective, batches: Iterable[AnyBatch]) -> float:
     """Mean loss per unit of weight over batches, in evaluation mode and without gradients."""
     model.eval()
     loss_sum, weight = 0.0, 0.0

@@ -40,11 +40,16 @@ class Batch:
     num_tokens: int
     states: torch.Tensor | None = None
 
+    @property
+    def num_computed(self) -> int:
+        """Tokens of the forward pass, what fills up among them."""
+        return int(self.ids.shape[1])
+
 
 class Objective(Protocol):
     """Loss of a batch as a sum, and the weight to divide it by."""
 
-    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, float]:
+    def __call__(self, model: Any, batch: Any) -> tuple[torch.Tensor, float]:
         """See the module's text."""
         ...
 
