@@ -55,7 +55,7 @@ def mbart50_tokenizer() -> Any:
     return MBart50Tokenizer(vocab=vocabulary, src_lang="en_XX", tgt_lang="zh_CN")
 
 
-def _t5(kind: Any, size: int, **more: Any) -> PreTrainedConfig:
+def t5_config(kind: Any, size: int, **more: Any) -> PreTrainedConfig:
     return kind(
         vocab_size=size,
         d_model=32,
@@ -72,7 +72,7 @@ def _t5(kind: Any, size: int, **more: Any) -> PreTrainedConfig:
     )
 
 
-def _bart(kind: Any, size: int, **more: Any) -> PreTrainedConfig:
+def bart_config(kind: Any, size: int, **more: Any) -> PreTrainedConfig:
     return kind(
         vocab_size=size,
         d_model=32,
@@ -90,11 +90,11 @@ def _bart(kind: Any, size: int, **more: Any) -> PreTrainedConfig:
 
 
 FAMILIES: dict[str, tuple[Callable[[], Any], Callable[[int], PreTrainedConfig]]] = {
-    "t5": (t5_tokenizer, lambda size: _t5(T5Config, size)),
-    "mt5": (t5_tokenizer, lambda size: _t5(MT5Config, size)),
-    "bart": (bart_tokenizer, lambda size: _bart(BartConfig, size)),
-    "pegasus": (pegasus_tokenizer, lambda size: _bart(PegasusConfig, size, decoder_start_token_id=0)),
-    "mbart50": (mbart50_tokenizer, lambda size: _bart(MBartConfig, size, decoder_start_token_id=2)),
+    "t5": (t5_tokenizer, lambda size: t5_config(T5Config, size)),
+    "mt5": (t5_tokenizer, lambda size: t5_config(MT5Config, size)),
+    "bart": (bart_tokenizer, lambda size: bart_config(BartConfig, size)),
+    "pegasus": (pegasus_tokenizer, lambda size: bart_config(PegasusConfig, size, decoder_start_token_id=0)),
+    "mbart50": (mbart50_tokenizer, lambda size: bart_config(MBartConfig, size, decoder_start_token_id=2)),
 }
 
 
