@@ -31,13 +31,13 @@ class Labelled:
         documents: its token sequences; in a preference pair, one with the wanted answer.
         rejected: in a preference pair, one with the answer that is not wanted; else empty.
         cut: what was cut to make it fit, in words; empty if nothing was.
-        parted: how the row was taken apart for an encoder-decoder model, in words; empty if it was not.
+        changes: what else is not as the row has it: reason, text before, text after.
     """
 
     documents: list[Document]
     rejected: list[Document]
     cut: str = ""
-    parted: str = ""
+    changes: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def longest(self) -> int:
@@ -57,6 +57,7 @@ class _Piece:
         first: tokens before everything.
         joined: text that continues `before` without a template, encoded with it in one if that leaves the prompt's
             tokens as they are.
+        content: what the row itself has as the answer.
     """
 
     before: str
@@ -65,6 +66,7 @@ class _Piece:
     trained: bool = True
     first: tuple[int, ...] = ()
     joined: bool = False
+    content: str = ""
 
     def texts(self) -> tuple[str, ...]:
         return (self.before, self.text, self.before + self.text) if self.joined else (self.before, self.text)
@@ -86,21 +88,32 @@ class _Plan:
     Attributes:
         pieces: the answers.
         rejected: in a preference pair, the one that is not wanted.
-        apart: no answer goes on in the text that asks for the next: each is a document.
+        decode: ids to text, for an encoder-decoder model: there no answer goes on in the text that asks for the next,
+            so each is a document, and many a vocabulary has no line break or brace.
     """
 
     pieces: list[_Piece]
     rejected: Sequence[_Piece] = ()
-    apart: bool = False
+    decode: Callable[[Sequence[int]], str] | None = None
 
     def texts(self) -> list[str]:
         return [text for piece in (*self.pieces, *self.rejected) for text in piece.texts()]
 
     def labelled(self, encoded: Iterator[list[int]]) -> Labelled:
-        documents = _documents(self.pieces, encoded, self.apart)
-        rejected = _documents(self.rejected, encoded, self.apart) if self.rejected else []
-        several = f"several answers: {len(documents)} documents, each with all before it as its source"
-        return Labelled(documents, rejected, parted=several if self.apart and len(documents) > 1 else "")
+        apart = self.decode is not None
+        documents = _documents(self.pieces, encoded, apart)
+        rejected = _documents(self.rejected, encoded, apart) if self.rejected else []
+        return Labelled(documents, rejected, changes=tuple(self._changes(documents)))
+
+    def _changes(self, documents: list[Document]) -> Iterator[tuple[str, str, str]]:
+        if self.decode is None:
+            return
+        if len(documents) > 1:
+            yield f"several answers: {len(documents)} documents, each with all before it as its source", "", ""
+        for piece, document in zip([one for one in self.pieces if one.trained], documents, strict=True):
+            written = self.decode(document.ids[document.spans[0][0] :])
+            if written.strip() != piece.content.strip():
+                yield "the tokenizer writes an answer otherwise", piece.content, written
 
 
 def _documents(pieces: Sequence[_Piece], encoded: Iterator[list[int]], apart: bool) -> list[Document]:
@@ -206,15 +219,19 @@ class _Labeller:
         turns = as_turns(self._tokenizer, [*record.messages, *record.rejected])
         if is_plain(turns):
             return self._plan_of_text(record)
-        apart, count = has_encoder(self._tokenizer), len(record.messages)
+        decode, count = self._decode if has_encoder(self._tokenizer) else None, len(record.messages)
         record = Record(list(turns[:count]), record.tools, list(turns[count:]))
         pieces = self._pieces(record.messages, record.tools, only_last=bool(record.rejected))
         if not any(piece.trained for piece in pieces):
             raise RowFault("no answer is trained")
         if not record.rejected:
-            return _Plan(pieces, apart=apart)
+            return _Plan(pieces, decode=decode)
         other = [*record.messages[: -len(record.rejected)], *record.rejected]
-        return _Plan(pieces, self._pieces(other, record.tools, only_last=True), apart)
+        return _Plan(pieces, self._pieces(other, record.tools, only_last=True), decode)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
 
     def _pieces(self, messages: Messages, tools: list[dict[str, Any]], only_last: bool) -> list[_Piece]:
         ordinary = not tools and all(message.keys() == _ORDINARY for message in messages)
@@ -223,11 +240,12 @@ class _Labeller:
         for place in places[-1:] if only_last else places:
             found = self._quick(messages, place) if ordinary else None
             if found is None:
-                answer = answer_text(self._tokenizer, messages, place, tools)
-                found = answer.before, answer.text, answer.end
+                written = answer_text(self._tokenizer, messages, place, tools)
+                found = written.before, written.text, written.end
                 if ordinary:
-                    self._frames.setdefault(_shape(messages, place), answer)
-            pieces.append(_Piece(*found, trained=messages[place].get("train", True)))
+                    self._frames.setdefault(_shape(messages, place), written)
+            answer = messages[place]
+            pieces.append(_Piece(*found, trained=answer.get("train", True), content=answer["content"]))
         return pieces
 
     def _quick(self, messages: Messages, place: int) -> tuple[str, str, int] | None:

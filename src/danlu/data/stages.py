@@ -237,9 +237,10 @@ class RowStage:
                     self._drop(result, step, item.where, str(outcome), item.record)
                     continue
                 item.cut = outcome.cut
-                if outcome.parted:
-                    item.changes.append({"step": "labels", "reason": outcome.parted, "before": "", "after": ""})
-                step.changed += bool(outcome.cut or outcome.parted)
+                for reason, *texts in outcome.changes:
+                    before, after = (self._masked(text) for text in difference([texts[0]], [texts[1]]))
+                    item.changes.append({"step": "labels", "reason": reason, "before": before, "after": after})
+                step.changed += bool(outcome.cut or outcome.changes)
                 kept.append(item)
                 labelled.append(outcome)
             documents = [document for outcome in labelled for document in (*outcome.documents, *outcome.rejected)]

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sequence_models import bart_tokenizer, t5_tokenizer
 
+from danlu.data.item import Item
 from danlu.data.labels import ANY_LENGTH, Labelled, label_records
 from danlu.data.records import Messages, Record, RowFault, to_record
 from danlu.data.sources import Row
@@ -77,7 +78,7 @@ def test_a_row_of_any_form_is_one_source_and_one_target(tokenizer: Any, row: dic
     (document,) = found.documents
     require_parts(tokenizer, document, "what is\nthe moon" if "input" in row else "what is the moon", "stone")
     assert list(document.ids[: document.spans[0][0]]) == prompt_ids(tokenizer, record.messages[:-1])
-    assert (found.cut, found.parted) == ("", "")
+    assert (found.cut, found.changes) == ("", ())
 
 
 def test_each_answer_of_a_conversation_has_all_before_it_as_its_source(tokenizer: Any) -> None:
@@ -86,7 +87,7 @@ def test_each_answer_of_a_conversation_has_all_before_it_as_its_source(tokenizer
     first, second = found.documents
     require_parts(tokenizer, first, "is it so\nthe sun?", "fire.")
     require_parts(tokenizer, second, "is it so\nthe sun?\nfire.\nthe moon?", "stone.")
-    assert found.parted == "several answers: 2 documents, each with all before it as its source"
+    assert found.changes == (("several answers: 2 documents, each with all before it as its source", "", ""),)
     assert label(tokenizer, messages) == [first, second]
 
 
@@ -113,6 +114,17 @@ def test_whatever_a_conversation_says_each_document_is_a_question_as_it_is_sent_
         assert list(document.ids[:start]) == prompt_ids(tokenizer, talk(*texts[: 2 * number + 1]))
         assert end == len(document.ids)
         assert document.ids[-1] == tokenizer.eos_token_id
+
+
+def test_what_the_vocabulary_can_t_write_is_said_with_what_it_writes_instead(tmp_path: Path) -> None:
+    t5, bart = (load_tokenizer(folder_of(tmp_path / name, name)) for name in ("t5", "bart"))
+    answer = "1. the {moon}\n2. the sun"
+    record = to_record({"prompt": "what is it", "completion": answer})[1]
+    ((reason, before, after),) = labelled(t5, record).changes
+    assert reason == "the tokenizer writes an answer otherwise"
+    assert (before, after) == (answer, "1. the moon 2. the sun")
+    assert labelled(bart, record).changes == (), "bytes write everything"
+    assert label_records(t5, [Record(talk("what is {it}\n", "the sun"))], ANY_LENGTH, "drop")[0].changes == ()  # type: ignore[union-attr]
 
 
 def test_a_pair_has_one_source_and_two_targets(tokenizer: Any) -> None:
@@ -200,22 +212,30 @@ def test_a_conversation_that_is_cut_still_says_that_it_was_taken_apart(tokenizer
         limit = labelled(tokenizer, record).longest - 3
         found = labelled(tokenizer, record, limit, way)
         assert found.cut
-        assert found.parted.startswith("several answers: 2 documents")
+        assert found.changes[0][0].startswith("several answers: 2 documents")
 
 
-def test_the_ledger_is_told_of_rows_that_are_taken_apart(tmp_path: Path) -> None:
+def test_the_ledger_is_told_of_rows_that_are_taken_apart_or_written_otherwise(tmp_path: Path) -> None:
     stage = RowStage((SourcePlan(0),), labels=LabelPlan(folder_of(tmp_path, "t5"), 64, "drop"))
     rows = [
         Row({"messages": talk("the sun?", "fire.", "the moon?", "stone.")}, "rows.jsonl", 1, "line"),
         Row({"prompt": "the moon?", "completion": "stone."}, "rows.jsonl", 2, "line"),
         Row({"text": "the moon"}, "rows.jsonl", 3, "line"),
+        Row({"prompt": "the moon?", "completion": "{stone}"}, "rows.jsonl", 4, "line"),
     ]
     result = stage((0, rows))
-    assert result.documents == [(2, 0), (1, 0)]
-    assert list(result.flags) == [1, 0]
+    assert result.documents == [(2, 0), (1, 0), (1, 0)]
+    assert list(result.flags) == [1, 0, 1]
     assert b"several answers: 2 documents" in result.items[0]
+    (change,) = Item.from_bytes(result.items[2]).changes
+    assert change == {
+        "step": "labels",
+        "reason": "the tokenizer writes an answer otherwise",
+        "before": "{stone}",
+        "after": "stone",
+    }
     assert [(drop.where, drop.reason) for drop in result.drops] == [
         ("rows.jsonl:3", "text alone has no question, which an encoder-decoder model needs")
     ]
     (step,) = [step for step in result.steps if step.name == "labels"]
-    assert (step.rows_in, step.changed, step.dropped) == (3, 1, 1)
+    assert (step.rows_in, step.changed, step.dropped) == (4, 2, 1)
