@@ -254,9 +254,12 @@ def _groups(model: Any) -> list[list[Fusable]]:
     layers = [module for module in model.modules() if isinstance(module, Fusable) and module.fusable]
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     base = base_of(model)
+    inputs = dict(base.dummy_inputs)
+    if base.config.is_encoder_decoder:
+        inputs.setdefault("decoder_input_ids", inputs["input_ids"])
     try:
         with torch.no_grad(), quiet_transformers():
-            base(**{name: tensor.to(base.device) for name, tensor in base.dummy_inputs.items()}, use_cache=False)
+            base(**{name: tensor.to(base.device) for name, tensor in inputs.items()}, use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()

@@ -8,7 +8,8 @@ from typing import Any
 
 from danlu.data.labels import Labelled
 from danlu.data.records import Message, Record, RowFault
-from danlu.data.template import Document, tokenize
+from danlu.data.template import Document
+from danlu.models.tokenizer import has_encoder, tokenize
 
 _NAMES = {"user": "question", "system": "system text", "tool": "tool result", "prompt": "prompt"}
 _MANY_ANSWERS = 16
@@ -80,7 +81,8 @@ def _cut_prompt(label_one: LabelOne, tokenizer: Any, record: Record, labelled: L
     cuts: dict[int, tuple[int, int]] = {}
     while (excess := labelled.longest - max_tokens) > 0:
         counts = {
-            place: len(tokenize(tokenizer, record.messages[place]["content"])) for place in _asked(record, labelled)
+            place: len(tokenize(tokenizer, record.messages[place]["content"]))
+            for place in _asked(record, labelled, apart=has_encoder(tokenizer))
         }
         messages = list(record.messages)
         # As many as it seems to take: the row is labelled again once for all of them.
@@ -106,15 +108,16 @@ def _cut_prompt(label_one: LabelOne, tokenizer: Any, record: Record, labelled: L
 
 
 def _is_trained(message: Message) -> bool:
-    return message["role"] == "assistant" and bool(message.get("train", True))
+    return message["role"] in ("assistant", "completion") and bool(message.get("train", True))
 
 
-def _asked(record: Record, labelled: Labelled) -> list[int]:
+def _asked(record: Record, labelled: Labelled, apart: bool) -> list[int]:
     """Places of texts that are not trained, that stand in the longest document and that can lose their end."""
-    last = len(record.messages)
-    if len(labelled.documents) > 1:  # one for each trained answer, in order
-        longest = max(range(len(labelled.documents)), key=lambda number: len(labelled.documents[number].ids))
-        last = [place for place, message in enumerate(record.messages) if _is_trained(message)][longest]
+    last, count = len(record.messages), len(labelled.documents)
+    if count > 1 or apart:  # one for each trained answer, in order; in a pair, for the last
+        longest = max(range(count), key=lambda number: len(labelled.documents[number].ids))
+        answers = [place for place, message in enumerate(record.messages) if _is_trained(message)]
+        last = answers[-count:][longest]
     return [
         place
         for place, message in enumerate(record.messages[:last])
@@ -137,7 +140,7 @@ def _cut_answer(labelled: Labelled, max_tokens: int) -> Labelled:
     notes: dict[str, None] = {}
     documents = [_cut_document(document, max_tokens, "answer", notes) for document in labelled.documents]
     rejected = [_cut_document(document, max_tokens, "rejected answer", notes) for document in labelled.rejected]
-    return Labelled(documents, rejected, "; ".join(notes))
+    return replace(labelled, documents=documents, rejected=rejected, cut="; ".join(notes))
 
 
 def _cut_document(document: Document, max_tokens: int, name: str, notes: dict[str, None]) -> Document:

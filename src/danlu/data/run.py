@@ -37,6 +37,8 @@ from danlu.data.stream import RowStream, StreamPlan
 from danlu.data.windows import read_leaks, write_held
 from danlu.data.workers import Workers, count_workers
 from danlu.errors import DataError, Fault
+from danlu.models import tokenizer
+from danlu.models.folder import is_encoder_decoder
 from danlu.recipe.data_schema import (
     BackTranslation,
     SplitSection,
@@ -85,9 +87,10 @@ def prepare(
         "recipe": json.loads(data.model_dump_json(exclude={"num_workers"})),
         "seed": loaded.recipe.run.seed,
         "tokenizer": _hash_files(path for pattern in _TOKENIZER_FILES for path in sorted(base.glob(pattern))),
+        "has_encoder": is_encoder_decoder(base),
         "masking_key": key_file.secret_fingerprint if key_file else None,
         "version": __version__,
-        "code": _hash_files(_code_files()),
+        "code": _hash_files([*_code_files(), Path(tokenizer.__file__)]),
     }
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     folder = danlu_home() / "prepared" / name

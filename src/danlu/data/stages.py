@@ -238,7 +238,10 @@ class RowStage:
                     self._drop(result, step, item.where, str(outcome), item.record)
                     continue
                 item.cut = outcome.cut
-                step.changed += bool(outcome.cut)
+                for reason, *texts in outcome.changes:
+                    before, after = _masked(difference([texts[0]], [texts[1]]), self.masker)
+                    item.changes.append({"step": "labels", "reason": reason, "before": before, "after": after})
+                step.changed += bool(outcome.cut or outcome.changes)
                 kept.append(item)
                 labelled.append(outcome)
             documents = [document for outcome in labelled for document in (*outcome.documents, *outcome.rejected)]

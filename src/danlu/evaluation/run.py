@@ -103,8 +103,8 @@ def _losses(engine: TransformersEngine, rows: list[Messages], max_rows: int | No
         with engine.chosen(name == "tuned") as model:
             chosen = choose_engine(model, documents)
             try:
-                max_tokens = _LOSS_TOKENS if chosen.packs else 1
-                batches = to_batches(documents, max_tokens, chosen.shares_prefix, model.device)
+                most, device = _LOSS_TOKENS if chosen.packs else 1, model.device
+                batches = to_batches(documents, most, chosen.shares_prefix, device, padded=chosen.padded)
                 losses[name] = mean_loss(model, chosen.objective, batches)
             finally:
                 chosen.off()

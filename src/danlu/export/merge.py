@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 
 from danlu.adapters.lora import load_adapter
-from danlu.data.template import stop_ids
+from danlu.data.template import answer_start_ids, stop_ids
+from danlu.models.decoder_start import decoder_start
 from danlu.models.loading import DTYPES, generation_defaults, load_base
 from danlu.models.saving import save_model
-from danlu.models.tokenizer import load_tokenizer
+from danlu.models.tokenizer import has_encoder, load_tokenizer
 from danlu.training.trained import ADAPTER, MODEL, TrainedRun
 
 
@@ -31,5 +32,8 @@ def write_merged(run: TrainedRun, folder: Path, dtype: str) -> None:
         merged = load_base(run.folder / MODEL, torch.float32)
     else:
         merged = load_adapter(run.plain_base(), run.folder / ADAPTER).merge_and_unload(safe_merge=True)
+    if has_encoder(tokenizer):  # for those who generate by these files alone
+        merged.generation_config.decoder_start_token_id = decoder_start(merged)
+        merged.generation_config.forced_bos_token_id = next(iter(answer_start_ids(tokenizer)), None)
     stops = stop_ids(tokenizer, generation_defaults(base))
     save_model(merged.to(DTYPES[dtype]), tokenizer, folder, stops)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from danlu.errors import Fault, ModelError, RecipeError
+from danlu.models.folder import is_encoder_decoder
 from danlu.models.quantization import dequantized, library_config, quantized_layers, settle
 from danlu.models.quiet import quiet_transformers
 from danlu.recipe.model_schema import Quantization
@@ -52,6 +53,13 @@ def require_dtype(name: str, device: torch.device) -> None:
         )
 
 
+def model_class(folder: Path) -> Any:
+    """What of Transformers loads the folder's model: as an encoder-decoder one or as a causal language model."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if is_encoder_decoder(folder) else AutoModelForCausalLM
+
+
 def load_base(
     folder: Path,
     dtype: torch.dtype,
@@ -59,7 +67,7 @@ def load_base(
     quantization: Quantization | None = None,
     config_fields: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The causal language model of a checked folder, in evaluation mode.
+    """The language model of a checked folder, in evaluation mode.
 
     Args:
         folder: from `find_model`.
@@ -75,13 +83,13 @@ def load_base(
     """
     fewer_bits = {"quantization_config": library_config(quantization, dtype)} if quantization else {}
     with quiet_transformers():
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig
 
         try:
             config = AutoConfig.from_pretrained(folder)
             for name, value in (config_fields or {}).items():
                 setattr(config.get_text_config(), name, value)
-            model, info = AutoModelForCausalLM.from_pretrained(
+            model, info = model_class(folder).from_pretrained(
                 folder,
                 config=config,
                 dtype=dtype,
@@ -96,7 +104,7 @@ def load_base(
                 Fault(
                     f"Transformers can't load this model: {message}",
                     str(folder),
-                    "a causal language model that the installed Transformers knows",
+                    "a causal or encoder-decoder language model that the installed Transformers knows",
                     "check config.json and the weights; a newer Transformers may know the model",
                 )
             ) from error

@@ -13,8 +13,9 @@ import torch
 from danlu.errors import Fault, WorkError
 from danlu.training.backends.interface import Backend
 from danlu.training.feed import Feed
-from danlu.training.objectives import Batch, Objective
+from danlu.training.objectives import Objective
 from danlu.training.schedules import Schedule
+from danlu.training.sequences import AnyBatch
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,7 @@ def _step_seed(seed: int, step: int, rank: int) -> int:
 
 
 def mean_loss(
-    model: Any, objective: Objective, batches: Iterable[Batch], total: Callable[[float], float] = float
+    model: Any, objective: Objective, batches: Iterable[AnyBatch], total: Callable[[float], float] = float
 ) -> float:
     """Mean loss per unit of weight over batches, in evaluation mode and without gradients.
 

@@ -130,11 +130,12 @@ def _bytes_per_token(model: Any, engine: Engine, document: Document) -> int:
 
     training = model.training
     model.train()
-    (batch,) = to_batches([document], 1, engine.shares_prefix, next(model.parameters()).device)
+    device = next(model.parameters()).device
+    (batch,) = to_batches([document], 1, engine.shares_prefix, device, padded=engine.padded)
     try:
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             engine.objective(model, batch)[0].detach()
     finally:
         model.train(training)
-    num_bytes: int = sum(kept.values()) // batch.ids.shape[1]
+    num_bytes: int = sum(kept.values()) // batch.num_computed
     return max(1, num_bytes)

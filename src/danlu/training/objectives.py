@@ -48,11 +48,16 @@ class Batch:
         """What the batch's summed loss is divided by, once summed with that of the step's other batches."""
         return float(len(self.target_ids)) if self.counted else 0.0
 
+    @property
+    def num_computed(self) -> int:
+        """Tokens of the forward pass, what fills up among them."""
+        return int(self.ids.shape[1])
+
 
 class Objective(Protocol):
     """Loss of a batch as a sum, and the weight to divide it by."""
 
-    def __call__(self, model: Any, batch: Batch, label_smoothing: float = 0.0) -> tuple[torch.Tensor, float]:
+    def __call__(self, model: Any, batch: Any, label_smoothing: float = 0.0) -> tuple[torch.Tensor, float]:
         """See the module's text; labels are smoothed where a step is trained, never where a loss is measured."""
         ...
 

@@ -122,7 +122,7 @@ class Session:
         batch_size, shares = training.global_batch_size, engine.shares_prefix
         if isinstance(rows, RowStream):
             assert training.max_steps is not None, "the data stage asks for it"
-            return StreamFeed(rows, training.max_steps, batch_size, packed_tokens, shares, device)
+            return StreamFeed(rows, training.max_steps, batch_size, packed_tokens, shares, device, padded=engine.padded)
         return Feed(
             rows,
             training.num_epochs,
@@ -134,6 +134,7 @@ class Session:
             training.max_steps,
             self.frozen,
             self._share,
+            engine.padded,
         )
 
     def checkpoint(self, step: int) -> Checkpoint:
