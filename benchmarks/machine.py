@@ -16,7 +16,7 @@ _ARM_FLAGS = ("asimd", "sve", "sve2", "bf16", "i8mm")
 _ASK_VERSIONS = """
 import importlib.metadata, json, platform
 found = {"python": platform.python_version()}
-for name in ("torch", "transformers", "peft", "accelerate", "datasets", "trl", "llamafactory"):
+for name in ("torch", "transformers", "peft", "accelerate", "bitsandbytes", "datasets", "trl", "llamafactory"):
     try:
         found[name] = importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError:

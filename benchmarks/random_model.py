@@ -21,7 +21,7 @@ _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", 
 _TOKENS: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
 
 
-def llama_1b() -> LlamaConfig:
+def llama_1b(vocab_size: int = 49152) -> LlamaConfig:
     """Llama 3.2 1B's shape, its vocabulary cut to the tokenizer's."""
     return LlamaConfig(
         hidden_size=2048,
@@ -30,13 +30,18 @@ def llama_1b() -> LlamaConfig:
         num_attention_heads=32,
         num_key_value_heads=8,
         head_dim=64,
-        vocab_size=49152,
+        vocab_size=vocab_size,
         max_position_embeddings=8192,
         rms_norm_eps=1e-5,
         rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
         tie_word_embeddings=True,
         **_TOKENS,
     )
+
+
+def llama_1b_whole() -> LlamaConfig:
+    """Llama 3.2 1B's shape with its whole vocabulary, of which the tokenizer uses the first part."""
+    return llama_1b(128_256)
 
 
 def gemma_270m() -> Gemma3TextConfig:
@@ -57,7 +62,7 @@ def gemma_270m() -> Gemma3TextConfig:
     )
 
 
-SHAPES = {"llama-1b": llama_1b, "gemma-270m": gemma_270m}
+SHAPES = {"llama-1b": llama_1b, "llama-1b-whole": llama_1b_whole, "gemma-270m": gemma_270m}
 
 
 def write_model(shape: str, folder: Path) -> int:

@@ -26,10 +26,10 @@ from danlu.data.template import Document
 from danlu.models.embedded import embedded_model_folder
 from danlu.models.loading import choose_device, choose_dtype, load_base
 from danlu.models.tokenizer import load_tokenizer
-from danlu.training.backends import SingleProcess
+from danlu.training.backends.replicated import Replicated
 from danlu.training.engine import choose_engine
 from danlu.training.feed import Feed, to_batches
-from danlu.training.loop import train
+from danlu.training.loop import Course, train
 from danlu.training.machine import prepare_machine
 from danlu.training.objectives import sft
 
@@ -63,10 +63,10 @@ def ours(feed: Feed, base: Path, rate: float, first: Path, last: Path) -> dict[s
     model = add_adapter(load_base(base, dtype), Lora(16, 32.0), _TARGETS, 0)
     save_adapter(model, first, str(base))
     engine = choose_engine(model, feed.store)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    backend = SingleProcess(trained, torch.optim.AdamW(trained, lr=rate, weight_decay=0.0))
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    backend = Replicated(model, trained, lambda given: torch.optim.AdamW(given.values(), lr=rate, weight_decay=0.0))
     begun = time.perf_counter()
-    losses = [step.loss for step in train(model, engine.objective, feed, backend, lambda _: rate, 1.0)]
+    losses = [step.loss for step in train(model, engine.objective, feed, backend, Course(lambda _: rate, 1.0))]
     save_adapter(model, last, str(base))
     return {"engine": engine.name, "dtype": str(dtype), "seconds": time.perf_counter() - begun, "losses": losses}
 

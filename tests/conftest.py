@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from danlu.data.store import Store, StoreWriter, to_batch, write_order
 from danlu.data.template import Document
 from danlu.runs import danlu_home
 
 EMBEDDED = "smollm2-135m-instruct"
+# Speed is measured in benchmarks: an example that is slow because the machine is busy is no fault.
+settings.register_profile("danlu", deadline=None)
+settings.load_profile("danlu")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -46,6 +51,32 @@ def tokenizer(model_folder: Path) -> Any:
     from danlu.models.tokenizer import load_tokenizer
 
     return load_tokenizer(model_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_base(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Llama of two layers with random bfloat16 weights, tied, and the embedded model's tokenizer."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("tiny_base")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        initializer_range=0.2,
+        tie_word_embeddings=True,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json"):
+        shutil.copyfile(model_folder / name, folder / name)
+    return folder
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ Click was chosen by measurement: `danlu --help` takes a third of the time that t
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -26,7 +27,12 @@ def _json_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def _finish(result: dict[str, Any], as_json: bool, text: str) -> None:
     """Prints a result: JSON for programs, text for people."""
-    click.echo(json.dumps(result, ensure_ascii=False) if as_json else text)
+    click.echo(_json(result) if as_json else text)
+
+
+def _json(value: dict[str, Any]) -> str:
+    """One line of JSON that any output takes: half characters, as file names hold, are JSON's own escapes for them."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -109,13 +115,24 @@ def data(path: str, overrides: tuple[str, ...], rows: tuple[str, ...], show: int
 @cli.command(epilog=_OVERRIDES_HELP)
 @click.argument("path")
 @click.argument("overrides", nargs=-1)
+@click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of the run folder, if there is one.")
+@click.option("--nproc", type=click.IntRange(1), help="Processes on this machine that share the work.")
 @_json_option
-def train(path: str, overrides: tuple[str, ...], as_json: bool) -> None:
+def train(path: str, overrides: tuple[str, ...], resume: bool, nproc: int | None, as_json: bool) -> None:
     """Train as a recipe says, into a new run folder."""
     from danlu.recipe import load_recipe
+
+    loaded = load_recipe(path, overrides)
+    if nproc and nproc > 1:
+        from danlu.training.launch import run_processes
+
+        options = [*(["--resume"] if resume else []), *(["--json"] if as_json else [])]
+        sys.exit(run_processes(["train", path, *overrides, *options], nproc))
     from danlu.training.run import run_training
 
-    result = run_training(load_recipe(path, overrides))
+    result = run_training(loaded, resume=resume)
+    if not result:
+        return  # another process writes the run folder, and speaks
     held = result["evaluation_loss"]
     _finish(
         result,
@@ -179,9 +196,13 @@ def chat(run: str, max_new_tokens: int, temperature: float, seed: int, as_json: 
 
 
 def _fail(error: DanluError, as_json: bool) -> int:
-    click.echo(str(error), err=True)
+    if os.environ.get("RANK", "0") != "0":
+        return error.exit_status  # the first of several processes speaks for all
+    from danlu.pages.unseen import show_unseen
+
+    click.echo(show_unseen(str(error)), err=True)  # what a row or a file's name holds must not rule the terminal
     if as_json:
-        click.echo(json.dumps(error.to_json(), ensure_ascii=False))
+        click.echo(_json(error.to_json()))
     return error.exit_status
 
 

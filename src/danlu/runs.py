@@ -84,7 +84,8 @@ def write_text(path: Path, text: str) -> None:
     """Writes a file whole or not at all: aside, synced, renamed."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with aside.open("w", encoding="utf-8") as stream:
+        # Half characters, as file names can hold, are written as escapes: in JSON they are its own.
+        with aside.open("w", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())

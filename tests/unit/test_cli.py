@@ -1,4 +1,5 @@
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -63,6 +64,13 @@ def test_json_error_is_the_last_line_of_stdout(danlu):
         "command line, training.num_epochs=0",
     }
     assert all(set(fault) == {"what", "where", "allowed", "hint"} for fault in error["faults"])
+
+
+def test_a_name_that_is_no_text_is_told_in_json_and_rules_no_terminal(danlu):
+    done = danlu("recipe", "check", os.fsdecode(b"\xff\x1b[2J.yaml"), "--json")
+    assert_input_error(done, "[U+DCFF][U+001B][2J.yaml")
+    (fault,) = json.loads(done.stdout.splitlines()[-1])["faults"]
+    assert fault["where"].endswith("\udcff\x1b[2J.yaml")
 
 
 def test_check_of_a_recipe_with_a_missing_data_file_names_each(danlu):

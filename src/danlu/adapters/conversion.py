@@ -17,21 +17,26 @@ from danlu.adapters.linear import FusedLinear
 
 
 @contextlib.contextmanager
-def told_as_lora(model: Any) -> Iterator[dict[str, torch.Tensor]]:
+def told_as_lora(model: Any, whole: Mapping[str, torch.Tensor]) -> Iterator[dict[str, torch.Tensor]]:
     """The state dict of PEFT's wrapped model to be saved, and meanwhile the config that belongs to it.
 
     Where nothing started from the weights, both are the model's own.
+
+    Args:
+        model: PEFT's wrapped model.
+        whole: trained tensors by name that count in place of the model's.
     """
     name = model.active_adapter
-    config, state = model.peft_config[name], model.state_dict()
+    config, state = model.peft_config[name], {**model.state_dict(), **whole}
     started = {
-        path: layer
+        path: layer.start
         for path, layer in model.named_modules()
-        if isinstance(layer, FusedLinear) and layer.starts_from_weights
+        if isinstance(layer, FusedLinear) and layer.start is not None
     }
-    for path, layer in started.items():
-        down, up = layer.factors
-        state[f"{path}.lora_A.{name}.weight"], state[f"{path}.lora_B.{name}.weight"] = down.detach(), up.detach()
+    for path, (down, up) in started.items():
+        first, second = f"{path}.lora_A.{name}.weight", f"{path}.lora_B.{name}.weight"
+        state[first] = torch.cat([state[first], down.to(state[first])])
+        state[second] = torch.cat([state[second], -up.to(state[second])], 1)
     if started:
         model.peft_config[name] = _doubled(config)
     try:

@@ -140,17 +140,19 @@ def _saved(model: Any, adapted: Mapping[str, Any], adapter: Adapter) -> tuple[li
         if not any(_ends(name, [end]) for name in whole)
     ]
     saved = {name for name in whole if _ends(name, wanted)}
-    if saved & (tied := tied_modules(model)):
-        saved |= tied
-        faults += _untied(tied, adapter)
+    for tied in tied_modules(model):
+        if saved & tied:
+            saved |= tied
+            faults += _untied(model, tied, adapter)
     return sorted(saved), faults
 
 
-def _untied(tied: set[str], adapter: Adapter) -> list[Fault]:
-    """A fault if PEFT would not keep them one matrix."""
+def _untied(model: Any, tied: set[str], adapter: Adapter) -> list[Fault]:
+    """A fault if PEFT would not keep them one matrix; it can with LoRA, and knows two names."""
     from peft.utils.constants import EMBEDDING_LAYER_NAMES
 
-    if isinstance(adapter, Lora) and any(name.rsplit(".", 1)[-1] in EMBEDDING_LAYER_NAMES for name in tied):
+    known = any(name.rsplit(".", 1)[-1] in EMBEDDING_LAYER_NAMES for name in tied)
+    if isinstance(adapter, Lora) and known and len(tied) == 2 and not model.config.is_encoder_decoder:
         return []
     return [
         Fault(

@@ -15,7 +15,9 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 
-from danlu.adapters.linear import FusedLinear, SharedInput
+from danlu.adapters.linear import Fusable, SharedInput
+from danlu.adapters.lora import base_of
+from danlu.models.quantization import is_quantized
 from danlu.models.quiet import quiet_transformers
 
 
@@ -90,7 +92,7 @@ def fuse(model: Any) -> Fused:
                 if style := _norm_style(module, rms_norm):
                     _put_in(fused, parent, name, FusedNorm(module, style, rms_norm))
                     fused.norms += 1
-                elif activation := _activation(module, gated):
+                elif activation := _activation(module, gated, model.get_base_model().dtype):
                     _put_in(fused, parent, name, FusedMlp(module, activation, gated))
                     fused.mlps += 1
     except Exception:
@@ -99,7 +101,7 @@ def fuse(model: Any) -> Fused:
     return fused
 
 
-def _share(fused: Fused, group: Sequence[FusedLinear], kernel: Any) -> None:
+def _share(fused: Fused, group: Sequence[Fusable], kernel: Any) -> None:
     shared = SharedInput(group, kernel)
     for place, layer in enumerate(group):
         layer.shared, layer.place = shared, place
@@ -136,24 +138,27 @@ def _children(model: Any) -> Iterator[tuple[Any, str, Any]]:
             yield places[0]
 
 
-def _groups(model: Any) -> list[list[FusedLinear]]:
+def _groups(model: Any) -> list[list[Fusable]]:
     """Adapted layers in the groups that share an input, seen in a short forward pass."""
-    calls: list[tuple[FusedLinear, torch.Tensor]] = []
+    calls: list[tuple[Fusable, torch.Tensor]] = []
 
     def note(module: Any, positional: tuple[Any, ...]) -> None:
         calls.append((module, positional[0]))
 
-    layers = [module for module in model.modules() if isinstance(module, FusedLinear) and module.fusable]
+    layers = [module for module in model.modules() if isinstance(module, Fusable) and module.fusable]
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
-    base = model.get_base_model()
+    base = base_of(model)
+    inputs = dict(base.dummy_inputs)
+    if base.config.is_encoder_decoder:
+        inputs.setdefault("decoder_input_ids", inputs["input_ids"])
     try:
         with torch.no_grad(), quiet_transformers():
-            base(**{name: tensor.to(base.device) for name, tensor in base.dummy_inputs.items()}, use_cache=False)
+            base(**{name: tensor.to(base.device) for name, tensor in inputs.items()}, use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
     called = [layer for layer, _ in calls]
-    groups: list[list[FusedLinear]] = []
+    groups: list[list[Fusable]] = []
     for number, (layer, x) in enumerate(calls):
         if called.count(layer) > 1:
             continue  # called again with something else: it stands alone, and what follows it too
@@ -169,8 +174,8 @@ def _epsilon(norm: Any) -> float:
     return float(getattr(norm, "variance_epsilon", getattr(norm, "eps", 0.0)) or 0.0)
 
 
-def _probe(size: int, like: torch.Tensor) -> torch.Tensor:
-    return torch.randn(3, size, generator=torch.Generator().manual_seed(0)).to(like)
+def _probe(size: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    return torch.randn(3, size, generator=torch.Generator().manual_seed(0)).to(device, dtype)
 
 
 def _given_by(module: Any, x: torch.Tensor) -> Any:
@@ -190,7 +195,7 @@ def _norm_style(module: Any, kernel: Any) -> str | None:
     weight = getattr(module, "weight", None)
     if not type(module).__name__.endswith("RMSNorm") or weight is None or weight.dim() != 1 or weight.requires_grad:
         return None
-    x = _probe(len(weight), weight)
+    x = _probe(len(weight), weight.device, weight.dtype)
     with torch.no_grad():
         expected = _given_by(module, x)
         for style in kernel.STYLES:
@@ -199,8 +204,8 @@ def _norm_style(module: Any, kernel: Any) -> str | None:
     return None
 
 
-def _activation(module: Any, kernel: Any) -> str | None:
-    """The activation with which this is exactly a gated MLP; None if it is none."""
+def _activation(module: Any, kernel: Any, dtype: torch.dtype) -> str | None:
+    """The activation with which this is exactly a gated MLP; None if it is none. Quantised, it computes in `dtype`."""
     if not type(module).__name__.endswith("MLP"):
         return None
     children = dict(module.named_children())
@@ -209,7 +214,8 @@ def _activation(module: Any, kernel: Any) -> str | None:
     layer = getattr(module.gate_proj, "base_layer", module.gate_proj)
     if not isinstance(layer, torch.nn.Linear):
         return None
-    x = _probe(layer.in_features, layer.weight)
+    weight = layer.weight
+    x = _probe(layer.in_features, weight.device, dtype if is_quantized(layer) else weight.dtype)
     with torch.no_grad():
         expected = _given_by(module, x)
         for activation in kernel.ACTIVATIONS:

@@ -22,19 +22,20 @@ class Adapter(abc.ABC):
     modules_to_save: Sequence[str] = ()
 
     @abc.abstractmethod
-    def peft_config(self, target_modules: Sequence[str], tied: bool, seed: int) -> Any:
+    def peft_config(self, target_modules: Sequence[str], task_type: str, tied: bool, seed: int) -> Any:
         """PEFT's config.
 
         Args:
             target_modules: last parts of module names.
+            task_type: PEFT's, `CAUSAL_LM` or `SEQ_2_SEQ_LM`.
             tied: whether embeddings and head, which are one matrix, are trained whole.
             seed: of what PEFT draws by a generator of its own.
         """
 
-    def _placed(self, target_modules: Sequence[str]) -> dict[str, Any]:
+    def _placed(self, target_modules: Sequence[str], task_type: str) -> dict[str, Any]:
         layers = self.layers_to_transform
         return {
-            "task_type": "CAUSAL_LM",
+            "task_type": task_type,
             "target_modules": list(target_modules),
             "modules_to_save": list(self.modules_to_save) or None,
             **({} if layers is None else {"layers_to_transform": list(layers)}),
@@ -67,18 +68,14 @@ class Lora(Adapter):
     use_dora: bool = False
     init_lora_weights: str = "default"
 
-    def peft_config(self, target_modules: Sequence[str], tied: bool, seed: int) -> Any:
-        """PEFT's config, for the layers of `danlu.adapters.linear`."""
-        import torch
+    def peft_config(self, target_modules: Sequence[str], task_type: str, tied: bool, seed: int) -> Any:
+        """PEFT's config."""
         from peft import LoraConfig
-        from transformers.pytorch_utils import Conv1D
-
-        from danlu.adapters.linear import FusedLinear
 
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Using Rank-Stabilized LoRA with rank_pattern")  # it can be saved here
-            config = LoraConfig(
-                **self._placed(target_modules),
+            return LoraConfig(
+                **self._placed(target_modules, task_type),
                 r=self.rank,
                 lora_alpha=self.alpha,
                 lora_dropout=self.dropout,
@@ -90,9 +87,6 @@ class Lora(Adapter):
                 use_dora=self.use_dora,
                 init_lora_weights=True if self.init_lora_weights == "default" else self.init_lora_weights,
             )
-        # PEFT's own way in for other layers; `danlu.adapters.fused` may later compute them together.
-        config._register_custom_module({torch.nn.Linear: FusedLinear, Conv1D: FusedLinear})
-        return config
 
 
 @dataclass(frozen=True)
@@ -105,11 +99,11 @@ class Ia3(Adapter):
 
     feedforward_modules: Sequence[str] = ()
 
-    def peft_config(self, target_modules: Sequence[str], tied: bool, seed: int) -> Any:
+    def peft_config(self, target_modules: Sequence[str], task_type: str, tied: bool, seed: int) -> Any:
         """PEFT's config."""
         from peft import IA3Config
 
-        return IA3Config(**self._placed(target_modules), feedforward_modules=list(self.feedforward_modules))
+        return IA3Config(**self._placed(target_modules, task_type), feedforward_modules=list(self.feedforward_modules))
 
 
 @dataclass(frozen=True)
@@ -132,11 +126,11 @@ class Loha(Adapter):
     rank_pattern: Mapping[str, int] = field(default_factory=dict)
     alpha_pattern: Mapping[str, float] = field(default_factory=dict)
 
-    def peft_config(self, target_modules: Sequence[str], tied: bool, seed: int) -> Any:
+    def peft_config(self, target_modules: Sequence[str], task_type: str, tied: bool, seed: int) -> Any:
         """PEFT's config."""
         from peft import LoHaConfig
 
-        return LoHaConfig(**self._placed(target_modules), **self._sizes())
+        return LoHaConfig(**self._placed(target_modules, task_type), **self._sizes())
 
     def _sizes(self) -> dict[str, Any]:
         return {
@@ -161,12 +155,12 @@ class Lokr(Loha):
     decompose_both: bool = False
     decompose_factor: int = -1
 
-    def peft_config(self, target_modules: Sequence[str], tied: bool, seed: int) -> Any:
+    def peft_config(self, target_modules: Sequence[str], task_type: str, tied: bool, seed: int) -> Any:
         """PEFT's config."""
         from peft import LoKrConfig
 
         return LoKrConfig(
-            **self._placed(target_modules),
+            **self._placed(target_modules, task_type),
             **self._sizes(),
             decompose_both=self.decompose_both,
             decompose_factor=self.decompose_factor,
@@ -187,12 +181,12 @@ class Vera(Adapter):
     dropout: float = 0.0
     d_initial: float = 0.1
 
-    def peft_config(self, target_modules: Sequence[str], tied: bool, seed: int) -> Any:
+    def peft_config(self, target_modules: Sequence[str], task_type: str, tied: bool, seed: int) -> Any:
         """PEFT's config; the pair is saved with the adapter."""
         from peft import VeraConfig
 
         return VeraConfig(
-            **self._placed(target_modules),
+            **self._placed(target_modules, task_type),
             r=self.rank,
             vera_dropout=self.dropout,
             d_initial=self.d_initial,

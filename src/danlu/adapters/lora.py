@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from danlu.adapters.biases import OwnBiases, answer_as_base, own_biases
-from danlu.adapters.kinds import Adapter
+from danlu.adapters.kinds import Adapter, Lora
 from danlu.adapters.targets import linear_layers, tied_modules
 from danlu.errors import Fault, FolderError
 from danlu.models.quiet import quiet_transformers
@@ -30,35 +30,58 @@ def add_adapter(model: Any, adapter: Adapter, target_modules: Sequence[str], see
     """
     from peft import get_peft_model
 
-    from danlu.adapters.linear import FusedLinear
+    from danlu.adapters.linear import Fusable, custom_modules
 
-    tied = not tied_modules(model).isdisjoint(adapter.modules_to_save)
-    config = adapter.peft_config(target_modules, tied, seed)
+    task_type = "SEQ_2_SEQ_LM" if model.config.is_encoder_decoder else "CAUSAL_LM"
+    tied = any(not modules.isdisjoint(adapter.modules_to_save) for modules in tied_modules(model))
+    config = adapter.peft_config(target_modules, task_type, tied, seed)
+    if isinstance(adapter, Lora):
+        # PEFT's own way in for other layers; `danlu.adapters.fused` may later compute them together.
+        config._register_custom_module(custom_modules(model))
     biases = own_biases(model)
     torch.manual_seed(seed)
     with quiet_transformers():
         tuned = get_peft_model(model, config)
     for layer in tuned.modules():
-        if isinstance(layer, FusedLinear):
+        if isinstance(layer, Fusable):
             layer.begin()
     return _with_base_answers(tuned, biases)
 
 
+def base_of(model: Any) -> Any:
+    """The Transformers model inside PEFT's wrapped one; a model without an adapter is its own."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def parameter_counts(model: Any) -> tuple[int, int]:
     """Trainable and total number of parameters."""
-    sizes = [(parameter.numel(), parameter.requires_grad) for parameter in model.parameters()]
+    sizes = [(_size(parameter), parameter.requires_grad) for parameter in model.parameters()]
     return sum(size for size, trainable in sizes if trainable), sum(size for size, _ in sizes)
 
 
-def save_adapter(model: Any, folder: Path, base_name: str) -> None:
-    """Writes the adapter in PEFT's format; plain PEFT and vLLM load it as it is."""
+def _size(parameter: Any) -> int:
+    """Numbers in a parameter; two of four bits lie in one byte, as bitsandbytes keeps them."""
+    kept = getattr(parameter, "quant_state", None)
+    count: int = parameter.numel() if kept is None else kept.shape.numel()
+    return count
+
+
+def save_adapter(model: Any, folder: Path, base_name: str, whole: Mapping[str, Any] | None = None) -> None:
+    """Writes the adapter in PEFT's format; plain PEFT and vLLM load it as it is.
+
+    Args:
+        model: PEFT's wrapped model.
+        folder: to write to.
+        base_name: what the adapter's config calls its base.
+        whole: trained tensors by name, where the model itself holds shards of them.
+    """
     from danlu.adapters.conversion import told_as_lora
 
     for config in model.peft_config.values():
         config.base_model_name_or_path = base_name
-    with quiet_transformers(), told_as_lora(model) as state:
+    with quiet_transformers(), told_as_lora(model, whole or {}) as state:
         # Embeddings are saved if they are trained whole; left to decide, PEFT would look the base up on a hub.
-        model.save_pretrained(folder, safe_serialization=True, save_embedding_layers=False, state_dict=state)
+        model.save_pretrained(folder, state_dict=state, safe_serialization=True, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 

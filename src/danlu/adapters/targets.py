@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from danlu.errors import Fault, ModelError, RecipeError
+from danlu.models.decoder_start import decoder_start
 from danlu.models.quiet import quiet_transformers
 
 _ATTENTION = ("attn", "attention")
@@ -18,32 +19,45 @@ def skeleton(folder: Path) -> Any:
     """The model of a folder without weights, on the meta device: its shape, in a second.
 
     Raises:
-        ModelError: Transformers does not know the architecture.
+        ModelError: Transformers does not know the architecture, or its decoder has no known beginning.
     """
     with quiet_transformers():
-        from transformers import AutoConfig, AutoModelForCausalLM
+        from transformers import AutoConfig
+
+        from danlu.models.loading import model_class
 
         try:
             config = AutoConfig.from_pretrained(folder)
             with torch.device("meta"):
-                return AutoModelForCausalLM.from_config(config)
+                model = model_class(folder).from_config(config)
         except (ValueError, KeyError, OSError) as error:
             raise ModelError(
                 Fault(
                     f"Transformers does not know this architecture: {str(error).splitlines()[0]}",
                     str(folder),
-                    "a causal language model",
+                    "a causal or encoder-decoder language model",
                     "check config.json; a newer Transformers may know it",
                 )
             ) from error
+    decoder_start(model)
+    return model
 
 
 def require_layers(model: Any, layers: Sequence[int] | None) -> None:
     """Requires that every layer index exists.
 
     Raises:
-        RecipeError: one is past the model's last layer.
+        RecipeError: one is past the model's last layer, or stands for an encoder's and a decoder's layer alike.
     """
+    if layers is not None and model.config.is_encoder_decoder:
+        raise RecipeError(
+            Fault(
+                "the layers of an encoder-decoder model can't be chosen: encoder and decoder count from 0 each",
+                "adapter.layers_to_transform",
+                "null",
+                "leave the key out, and choose by adapter.target_modules",
+            )
+        )
     count = model.config.get_text_config().num_hidden_layers
     if layers is not None and max(layers) >= count:
         raise RecipeError(
@@ -68,13 +82,12 @@ def linear_layers(model: Any) -> dict[str, Any]:
     }
 
 
-def tied_modules(model: Any) -> set[str]:
-    """Full names of the token embeddings and the head where they are one matrix; else nothing."""
-    head = model.get_output_embeddings()
-    if head is None or not getattr(model.config.get_text_config(), "tie_word_embeddings", False):
-        return set()
-    one = (model.get_input_embeddings(), head)
-    return {name for name, module in model.named_modules() if any(module is other for other in one)}
+def tied_modules(model: Any) -> list[set[str]]:
+    """Full names of modules that hold the same matrix, as embeddings and a tied head do; a set for each matrix."""
+    holders: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        holders.setdefault(id(parameter), set()).add(name.rpartition(".")[0])
+    return [modules for modules in holders.values() if len(modules) > 1]
 
 
 def resolve_targets(model: Any, target_modules: str | Sequence[str]) -> list[str]:

@@ -7,11 +7,47 @@ from dataclasses import replace
 from typing import Any
 
 from danlu.data.labels import Labelled
-from danlu.data.records import Record, RowFault
-from danlu.data.template import Document, tokenize
+from danlu.data.records import Message, Record, RowFault
+from danlu.data.template import Document
+from danlu.models.tokenizer import has_encoder, tokenize
 
 _NAMES = {"user": "question", "system": "system text", "tool": "tool result", "prompt": "prompt"}
+_MANY_ANSWERS = 16
 LabelOne = Callable[[Record], Labelled]
+
+
+def require_hope(label_last: LabelOne, record: Record, max_tokens: int, too_long: str) -> None:
+    """Requires that a row of many answers may fit, told by its last answer alone.
+
+    All answers take a rendering of the conversation each: minutes for a thousand turns, of which few would be kept.
+
+    Args:
+        label_last: gives the document of a row's last answer.
+        record: the row.
+        max_tokens: longest document.
+        too_long: as in `fit`.
+
+    Raises:
+        RowFault: `fit` would raise one.
+    """
+    if record.rejected or sum(message["role"] == "assistant" for message in record.messages) <= _MANY_ANSWERS:
+        return
+    if too_long == "cut_prompt":
+        shortest = [
+            {**message, "content": message["content"][:1]} if message["role"] in _NAMES else message
+            for message in record.messages
+        ]
+        longest = label_last(replace(record, messages=shortest)).longest
+        if longest > max_tokens:
+            raise _nothing_left(max_tokens, longest)
+    elif too_long == "cut_answer":
+        trained = [place for place, message in enumerate(record.messages) if _is_trained(message)]
+        if trained:
+            _cut_answer(label_last(replace(record, messages=record.messages[: trained[-1] + 1])), max_tokens)
+    else:
+        longest = label_last(record).longest
+        if longest > max_tokens:
+            raise _longer(max_tokens, longest)
 
 
 def fit(
@@ -26,7 +62,18 @@ def fit(
         return _cut_prompt(label_one, tokenizer, record, labelled, max_tokens)
     if too_long == "cut_answer":
         return _cut_answer(labelled, max_tokens)
-    raise RowFault(f"longer than data.max_sequence_tokens = {max_tokens}: {labelled.longest} tokens")
+    raise _longer(max_tokens, labelled.longest)
+
+
+def _longer(max_tokens: int, num_tokens: int) -> RowFault:
+    return RowFault(f"longer than data.max_sequence_tokens = {max_tokens}: {num_tokens} tokens")
+
+
+def _nothing_left(max_tokens: int, num_tokens: int) -> RowFault:
+    return RowFault(
+        f"the answer alone is longer than data.max_sequence_tokens = {max_tokens}: "
+        f"{num_tokens} tokens with nothing left to cut"
+    )
 
 
 def _cut_prompt(label_one: LabelOne, tokenizer: Any, record: Record, labelled: Labelled, max_tokens: int) -> Labelled:
@@ -34,23 +81,24 @@ def _cut_prompt(label_one: LabelOne, tokenizer: Any, record: Record, labelled: L
     cuts: dict[int, tuple[int, int]] = {}
     while (excess := labelled.longest - max_tokens) > 0:
         counts = {
-            place: len(tokenize(tokenizer, record.messages[place]["content"])) for place in _asked(record, labelled)
+            place: len(tokenize(tokenizer, record.messages[place]["content"]))
+            for place in _asked(record, labelled, apart=has_encoder(tokenizer))
         }
-        place = max(counts, key=lambda number: (counts[number], -number), default=-1)
-        shorter = ""
-        if place >= 0:
-            text = record.messages[place]["content"]
-            shorter = _shortened(tokenizer, text, counts[place], max(counts[place] - excess, 1))
-        if not shorter.strip():
-            raise RowFault(
-                f"the answer alone is longer than data.max_sequence_tokens = {max_tokens}: "
-                f"{labelled.longest} tokens with nothing left to cut"
-            )
         messages = list(record.messages)
-        messages[place] = {**messages[place], "content": shorter}
+        # As many as it seems to take: the row is labelled again once for all of them.
+        while excess > 0 and counts:
+            place = max(counts, key=lambda number: (counts[number], -number))
+            text = messages[place]["content"]
+            shorter = _shortened(tokenizer, text, counts[place], max(counts[place] - excess, 1))
+            if not shorter.strip():
+                break
+            after = len(tokenize(tokenizer, shorter))
+            messages[place] = {**messages[place], "content": shorter}
+            cuts[place] = (cuts.get(place, (counts[place], 0))[0], after)
+            excess -= counts.pop(place) - after
+        if messages == record.messages:
+            raise _nothing_left(max_tokens, labelled.longest)
         record = replace(record, messages=messages)
-        before = cuts.get(place, (counts[place], 0))[0]
-        cuts[place] = (before, len(tokenize(tokenizer, shorter)))
         labelled = label_one(record)
     notes = [
         f"{_NAMES[record.messages[place]['role']]} cut from {before} to {after} tokens"
@@ -59,17 +107,17 @@ def _cut_prompt(label_one: LabelOne, tokenizer: Any, record: Record, labelled: L
     return replace(labelled, cut="; ".join(notes))
 
 
-def _asked(record: Record, labelled: Labelled) -> list[int]:
+def _is_trained(message: Message) -> bool:
+    return message["role"] in ("assistant", "completion") and bool(message.get("train", True))
+
+
+def _asked(record: Record, labelled: Labelled, apart: bool) -> list[int]:
     """Places of texts that are not trained, that stand in the longest document and that can lose their end."""
-    last = len(record.messages)
-    if len(labelled.documents) > 1:  # one for each trained answer, in order
-        longest = max(range(len(labelled.documents)), key=lambda number: len(labelled.documents[number].ids))
-        answers = [
-            place
-            for place, message in enumerate(record.messages)
-            if message["role"] == "assistant" and message.get("train", True)
-        ]
-        last = answers[longest]
+    last, count = len(record.messages), len(labelled.documents)
+    if count > 1 or apart:  # one for each trained answer, in order; in a pair, for the last
+        longest = max(range(count), key=lambda number: len(labelled.documents[number].ids))
+        answers = [place for place, message in enumerate(record.messages) if _is_trained(message)]
+        last = answers[-count:][longest]
     return [
         place
         for place, message in enumerate(record.messages[:last])
@@ -92,7 +140,7 @@ def _cut_answer(labelled: Labelled, max_tokens: int) -> Labelled:
     notes: dict[str, None] = {}
     documents = [_cut_document(document, max_tokens, "answer", notes) for document in labelled.documents]
     rejected = [_cut_document(document, max_tokens, "rejected answer", notes) for document in labelled.rejected]
-    return Labelled(documents, rejected, "; ".join(notes))
+    return replace(labelled, documents=documents, rejected=rejected, cut="; ".join(notes))
 
 
 def _cut_document(document: Document, max_tokens: int, name: str, notes: dict[str, None]) -> Document:

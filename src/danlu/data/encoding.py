@@ -142,14 +142,14 @@ class Encoder:
 
     def _of_ascii(self, word: str, model: Any) -> tuple[int, ...]:
         """The ids of a word of ASCII letters, digits, signs and white space."""
-        ids: tuple[int, ...] = ()
+        parts = []
         for part in self._short.findall(word):
             found = self._parts.get(part)
             if found is None:
                 tokens = model.tokenize(part.translate(_BYTE_LETTERS))
                 found = self._parts[part] = tuple([token.id for token in tokens])
-            ids += found
-        return ids
+            parts.append(found)
+        return tuple(chain.from_iterable(parts))
 
     def _ideograph_cuts(self) -> IdeographCuts:
         if self._ideographs is None:

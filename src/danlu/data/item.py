@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from danlu.data.records import Record
+from danlu.data.records import Record, with_leaves
+
+Mask = Callable[[Sequence[str]], list[str]]
 
 _EXCERPT_CHARACTERS = 120
 _BEFORE_CHANGE = 30
+_LONGEST_VALUE = 100  # characters of personal data that an excerpt's edge may fall into
 
 
 @dataclass(slots=True)
@@ -48,7 +52,8 @@ class Item:
             self.cut,
             self.parent,
         ]
-        return json.dumps(values, ensure_ascii=False).encode()
+        # A half character, in a field that is kept beside the record, becomes JSON's own escape for it.
+        return json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace")
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Item:
@@ -88,8 +93,14 @@ def excerpt(text: str) -> str:
     )
 
 
-def difference(before: list[str], after: list[str]) -> tuple[str, str]:
-    """Excerpts of two versions of a row's texts, around the first place where they differ."""
+def difference(before: Sequence[str], after: Sequence[str], mask: Mask = list) -> tuple[str, str]:
+    """Excerpts of two versions of a row's texts, around the first place where they differ.
+
+    Args:
+        before: the texts.
+        after: the texts later.
+        mask: takes personal data out of texts.
+    """
     for old, new in zip(before, after, strict=False):
         if old != new:
             place = next(
@@ -97,20 +108,39 @@ def difference(before: list[str], after: list[str]) -> tuple[str, str]:
                 min(len(old), len(new)),
             )
             start = max(0, place - _BEFORE_CHANGE)
-            return _window(old, start), _window(new, start)
-    return excerpt("\n".join(before)), excerpt("\n".join(after))
+            return _window(old, start, mask), _window(new, start, mask)
+    return excerpt("\n".join(mask(before))), excerpt("\n".join(mask(after)))
 
 
-def _window(text: str, start: int) -> str:
+def _window(text: str, start: int, mask: Mask) -> str:
     end = start + _EXCERPT_CHARACTERS
-    return ("…" if start else "") + text[start:end] + ("…" if end < len(text) else "")
+    # Masked with what stands around it: of a number that an edge cuts through, nothing would recognise the rest.
+    left, right = max(0, start - _LONGEST_VALUE), min(len(text), end + _LONGEST_VALUE)
+    wide = mask([text[left:right]])[0]
+    shown = wide[start - left : len(wide) - max(0, right - end)]
+    return ("…" if start else "") + shown + ("…" if end < len(text) else "")
 
 
-def text_of(value: Any) -> str:
-    """Any row's value as text, for an excerpt."""
+def text_of(value: Any, mask: Mask) -> str:
+    """Any row's value as text, for an excerpt.
+
+    Args:
+        value: a record, or a row as it was read.
+        mask: takes personal data out of texts.
+    """
     if isinstance(value, Record):
-        return " | ".join(value.texts())
+        return " | ".join(mask(value.texts()))
+    texts: list[str] = []
+
+    def note(role: str, text: str) -> str:
+        texts.append(text)
+        return text
+
     try:
-        return json.dumps(value, ensure_ascii=False, default=str)
+        with_leaves(value, "", note)
+        # Text by text first: within JSON the n of \n stands before a number as a letter does, and hides it.
+        masked = iter(mask(texts))
+        whole = json.dumps(with_leaves(value, "", lambda *_: next(masked)), ensure_ascii=False, default=str)
     except (ValueError, RecursionError):
         return str(type(value).__name__)
+    return mask([whole])[0]

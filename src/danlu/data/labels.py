@@ -14,7 +14,8 @@ from typing import Any, TypeVar
 
 from danlu.data.encoding import encoder_of
 from danlu.data.records import Message, Messages, Record, RowFault
-from danlu.data.template import AnswerText, Document, answer_text, is_plain, render, tokens_around
+from danlu.data.template import AnswerText, Document, answer_text, as_turns, is_plain, render
+from danlu.models.tokenizer import has_encoder, tokens_around
 
 ANY_LENGTH = sys.maxsize
 Result = TypeVar("Result")
@@ -30,11 +31,13 @@ class Labelled:
         documents: its token sequences; in a preference pair, one with the wanted answer.
         rejected: in a preference pair, one with the answer that is not wanted; else empty.
         cut: what was cut to make it fit, in words; empty if nothing was.
+        changes: what else is not as the row has it: reason, text before, text after.
     """
 
     documents: list[Document]
     rejected: list[Document]
     cut: str = ""
+    changes: tuple[tuple[str, str, str], ...] = ()
 
     @property
     def longest(self) -> int:
@@ -54,6 +57,7 @@ class _Piece:
         first: tokens before everything.
         joined: text that continues `before` without a template, encoded with it in one if that leaves the prompt's
             tokens as they are.
+        content: what the row itself has as the answer.
     """
 
     before: str
@@ -62,6 +66,7 @@ class _Piece:
     trained: bool = True
     first: tuple[int, ...] = ()
     joined: bool = False
+    content: str = ""
 
     def texts(self) -> tuple[str, ...]:
         return (self.before, self.text, self.before + self.text) if self.joined else (self.before, self.text)
@@ -78,25 +83,46 @@ class _Piece:
 
 @dataclass(frozen=True)
 class _Plan:
-    """A row's answers, before they are encoded."""
+    """A row's answers, before they are encoded.
+
+    Attributes:
+        pieces: the answers.
+        rejected: in a preference pair, the one that is not wanted.
+        decode: ids to text, for an encoder-decoder model: there no answer goes on in the text that asks for the next,
+            so each is a document, and many a vocabulary has no line break or brace.
+    """
 
     pieces: list[_Piece]
     rejected: Sequence[_Piece] = ()
+    decode: Callable[[Sequence[int]], str] | None = None
 
     def texts(self) -> list[str]:
         return [text for piece in (*self.pieces, *self.rejected) for text in piece.texts()]
 
     def labelled(self, encoded: Iterator[list[int]]) -> Labelled:
-        return Labelled(_documents(self.pieces, encoded), _documents(self.rejected, encoded) if self.rejected else [])
+        apart = self.decode is not None
+        documents = _documents(self.pieces, encoded, apart)
+        rejected = _documents(self.rejected, encoded, apart) if self.rejected else []
+        return Labelled(documents, rejected, changes=tuple(self._changes(documents)))
+
+    def _changes(self, documents: list[Document]) -> Iterator[tuple[str, str, str]]:
+        if self.decode is None:
+            return
+        if len(documents) > 1:
+            yield f"several answers: {len(documents)} documents, each with all before it as its source", "", ""
+        for piece, document in zip([one for one in self.pieces if one.trained], documents, strict=True):
+            written = self.decode(document.ids[document.spans[0][0] :])
+            if written.strip() != piece.content.strip():
+                yield "the tokenizer writes an answer otherwise", piece.content, written
 
 
-def _documents(pieces: Sequence[_Piece], encoded: Iterator[list[int]]) -> list[Document]:
+def _documents(pieces: Sequence[_Piece], encoded: Iterator[list[int]], apart: bool) -> list[Document]:
     """One document if each prompt begins with all that came before it, else one for each trained answer."""
     answers = [(*piece.ids(encoded), piece.trained) for piece in pieces]
     ids: list[int] = []
     spans: list[tuple[int, int]] = []
     for prompt, answer, trained in answers:
-        if ids and prompt[: len(ids)] != ids:
+        if apart or (ids and prompt[: len(ids)] != ids):
             return [_document([*p, *a], [(len(p), len(p) + len(a))]) for p, a, of_interest in answers if of_interest]
         ids = prompt + answer
         if trained:
@@ -124,16 +150,21 @@ def label_records(
     Returns:
         One result for each record, in order.
     """
-    from danlu.data.cutting import fit
+    from danlu.data.cutting import fit, require_hope
 
     labeller = _Labeller(tokenizer)
+    hopes = [
+        or_fault(lambda record=record: require_hope(labeller.label_last, record, max_tokens, too_long))  # type: ignore[misc]
+        for record in records
+    ]
+    labelled = iter(labeller.label_all([record for record, fault in zip(records, hopes, strict=True) if fault is None]))
 
     def fitted(record: Record, labelled: Labelled | RowFault) -> Labelled | RowFault:
         if isinstance(labelled, RowFault) or labelled.longest <= max_tokens:
             return labelled
         return or_fault(lambda: fit(labeller.label_one, tokenizer, record, labelled, max_tokens, too_long))
 
-    return [fitted(*pair) for pair in zip(records, labeller.label_all(records), strict=True)]
+    return [fault or fitted(record, next(labelled)) for record, fault in zip(records, hopes, strict=True)]
 
 
 def or_fault(work: Callable[[], Result]) -> Result | RowFault:
@@ -176,6 +207,15 @@ class _Labeller:
             raise labelled
         return labelled
 
+    def label_last(self, record: Record) -> Labelled:
+        """The document of the last answer of a conversation, of any length; quick where there are many.
+
+        Raises:
+            RowFault: it can't be labelled.
+        """
+        plan = _Plan(self._pieces(record.messages, record.tools, only_last=True))
+        return plan.labelled(iter(self._encoder.encode(plan.texts())))
+
     def label_all(self, records: Sequence[Record]) -> list[Labelled | RowFault]:
         """All rows, of any length."""
         plans = [or_fault(lambda record=record: self._plan(record)) for record in records]  # type: ignore[misc]
@@ -190,15 +230,22 @@ class _Labeller:
         return or_fault(lambda: plan.labelled(iter(self._encoder.encode(plan.texts()))))
 
     def _plan(self, record: Record) -> _Plan:
-        if is_plain(record.messages):
+        turns = as_turns(self._tokenizer, [*record.messages, *record.rejected])
+        if is_plain(turns):
             return self._plan_of_text(record)
+        decode, count = self._decode if has_encoder(self._tokenizer) else None, len(record.messages)
+        record = Record(list(turns[:count]), record.tools, list(turns[count:]))
         pieces = self._pieces(record.messages, record.tools, only_last=bool(record.rejected))
         if not any(piece.trained for piece in pieces):
             raise RowFault("no answer is trained")
         if not record.rejected:
-            return _Plan(pieces)
+            return _Plan(pieces, decode=decode)
         other = [*record.messages[: -len(record.rejected)], *record.rejected]
-        return _Plan(pieces, self._pieces(other, record.tools, only_last=True))
+        return _Plan(pieces, self._pieces(other, record.tools, only_last=True), decode)
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        text: str = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return text
 
     def _pieces(self, messages: Messages, tools: list[dict[str, Any]], only_last: bool) -> list[_Piece]:
         ordinary = not tools and all(message.keys() == _ORDINARY for message in messages)
@@ -207,11 +254,12 @@ class _Labeller:
         for place in places[-1:] if only_last else places:
             found = self._quick(messages, place) if ordinary else None
             if found is None:
-                answer = answer_text(self._tokenizer, messages, place, tools)
-                found = answer.before, answer.text, answer.end
+                written = answer_text(self._tokenizer, messages, place, tools)
+                found = written.before, written.text, written.end
                 if ordinary:
-                    self._frames.setdefault(_shape(messages, place), answer)
-            pieces.append(_Piece(*found, trained=messages[place].get("train", True)))
+                    self._frames.setdefault(_shape(messages, place), written)
+            answer = messages[place]
+            pieces.append(_Piece(*found, trained=answer.get("train", True), content=answer["content"]))
         return pieces
 
     def _quick(self, messages: Messages, place: int) -> tuple[str, str, int] | None:

@@ -71,7 +71,8 @@ class Ledger:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._file = (folder / CHANGES).open("w", encoding="utf-8")
+        # A half character in a row that was read becomes JSON's own escape for it.
+        self._file = (folder / CHANGES).open("w", encoding="utf-8", errors="backslashreplace")
         self.read = self.added = self.kept = self.changed = self.cut = self.dropped = self.unasked = 0
         self.formats: Counter[str] = Counter()
         self.writings: Counter[str] = Counter()
@@ -153,12 +154,13 @@ class Ledger:
         assert totals["read"] + totals["added"] == totals["kept"] + totals["dropped"], totals
         return totals
 
-    def check(self, rows_left: int, max_dropped_share: float) -> None:
+    def check(self, rows_left: int, max_dropped_share: float, purpose: str = "train on") -> None:
         """Stops the run if nothing is left or too much was dropped.
 
         Args:
             rows_left: rows not dropped so far.
             max_dropped_share: of all rows, those left out on request aside.
+            purpose: what they are for.
 
         Raises:
             DataError: with the first dropped rows and their reasons.
@@ -171,7 +173,7 @@ class Ledger:
             *self._first_faults,
             Fault(
                 f"{self.unasked} of {total} rows would be dropped ({self.unasked / max(total, 1):.1%})"
-                + (", all of them" if not rows_left else "")
+                + (f" and none is left to {purpose}" if not rows_left else "")
                 + self._common_reasons(),
                 "data.train, data.evaluation",
                 known_formats() if unknown else f"at most data.max_dropped_share = {max_dropped_share:g}",

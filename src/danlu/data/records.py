@@ -25,6 +25,7 @@ __all__ = [
     "RowFault",
     "known_formats",
     "to_record",
+    "with_leaves",
 ]
 
 TextChange = Callable[[str, str], str]
@@ -90,21 +91,21 @@ def _message_with_texts(message: Message, change: TextChange) -> Message:
         changed["tool_calls"] = [
             {
                 **call,
-                "function": {**call["function"], "arguments": _leaves(call["function"]["arguments"], role, change)},
+                "function": {**call["function"], "arguments": with_leaves(call["function"]["arguments"], role, change)},
             }
             for call in message["tool_calls"]
         ]
     return changed
 
 
-def _leaves(value: Any, role: str, change: TextChange) -> Any:
+def with_leaves(value: Any, role: str, change: TextChange) -> Any:
     """A JSON value with its texts changed, keys left as they are."""
     if isinstance(value, str):
         return change(role, value)
     if isinstance(value, list):
-        return [_leaves(item, role, change) for item in value]
+        return [with_leaves(item, role, change) for item in value]
     if isinstance(value, dict):
-        return {key: _leaves(item, role, change) for key, item in value.items()}
+        return {key: with_leaves(item, role, change) for key, item in value.items()}
     return value
 
 

@@ -30,13 +30,15 @@ from danlu.data.prepared import EVALUATION, LEDGER, SUMMARY, TRAIN, Prepared, wr
 from danlu.data.privacy.keyfile import KeyFile
 from danlu.data.report import REPORT, DataFacts, length_histogram, summary_table, write_report
 from danlu.data.selection import KINDS, LeakCheck, Split, apply_order, hold_out, require_field
-from danlu.data.sources import Source, encoding_of, fingerprint
+from danlu.data.sources import Source, encoding_of, fingerprint, require_versions, version
 from danlu.data.stages import RowStage
 from danlu.data.store import Store, StoreWriter, write_order
 from danlu.data.stream import RowStream, StreamPlan
 from danlu.data.windows import read_leaks, write_held
 from danlu.data.workers import Workers, count_workers
 from danlu.errors import DataError, Fault
+from danlu.models import tokenizer
+from danlu.models.folder import is_encoder_decoder
 from danlu.recipe.data_schema import (
     BackTranslation,
     SplitSection,
@@ -78,23 +80,27 @@ def prepare(
     if held_alone:
         inputs = replace(inputs, train=[])
     key_file = open_key_file(data)
+    files = inputs.files()
+    versions = [version(source) for source in files]
     about = {
-        "inputs": {source.shown: fingerprint(source) for source in inputs.files()},
+        "inputs": {source.shown: fingerprint(source) for source in files},
         "recipe": json.loads(data.model_dump_json(exclude={"num_workers"})),
         "seed": loaded.recipe.run.seed,
         "tokenizer": _hash_files(path for pattern in _TOKENIZER_FILES for path in sorted(base.glob(pattern))),
+        "has_encoder": is_encoder_decoder(base),
         "masking_key": key_file.secret_fingerprint if key_file else None,
         "version": __version__,
-        "code": _hash_files(sorted(Path(__file__).parent.rglob("*.py"))),
+        "code": _hash_files([*_code_files(), Path(tokenizer.__file__)]),
     }
     name = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]
     folder = danlu_home() / "prepared" / name
     if not (folder / MANIFEST).is_file():
-        stored = [source for _, source in inputs.evaluation] if data.streaming else inputs.files()
+        stored = [source for _, source in inputs.evaluation] if data.streaming else files
         needed = 4 * sum(map(_num_bytes, stored))
         require_disk(folder.parent, needed, "the prepared data")
         with _aside(folder) as aside:
             _Preparing(loaded, base, inputs, key_file, local_answers).fill(aside, folder, about)
+            require_versions(files, versions)  # the folder's name says what was in them before they were read
     return Prepared(folder, read_manifest(folder, "prepared"))
 
 
@@ -151,6 +157,11 @@ def _aside(folder: Path) -> Iterator[Path]:
             aside.replace(folder)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _code_files() -> list[Path]:
+    """What decides what becomes of rows: the code of this folder, and its word lists."""
+    return sorted(path for path in Path(__file__).parent.rglob("*") if path.suffix in (".py", ".txt", ".j2"))
 
 
 def _hash_files(paths: Iterable[Path]) -> str:
@@ -234,8 +245,8 @@ class _Preparing:
         numbers = leaks.drop(rows, numbers, self._workers, ledger)
         if not data.streaming:
             ledger.check(len(numbers), data.max_dropped_share)
-        elif self._inputs.evaluation:
-            ledger.check(len(held_numbers), data.max_dropped_share)
+        if self._inputs.evaluation:
+            ledger.check(len(held_numbers), data.max_dropped_share, "judge by")
         before = numbers
         numbers = self._balance(rows, self._mix(rows, numbers))
         made = self._augment(training, rows, np.unique(numbers), replace(stage, masks=False))

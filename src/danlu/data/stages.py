@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,13 @@ from danlu.data.records import Record, RowFault, to_record
 from danlu.data.scripts import writing_of
 from danlu.data.sources import BadRow, Row
 from danlu.data.store import to_batch
+from danlu.pages.unseen import one_line
 
 if TYPE_CHECKING:
     from danlu.data.privacy.masker import Masker
 
 CHANGED, CUT = 1, 2
+_REASON_CHARACTERS = 300
 
 
 @dataclass(frozen=True)
@@ -160,10 +163,8 @@ class RowStage:
 
     def _drop(self, result: StageResult, step: Step, where: str, reason: str, value: Any) -> None:
         step.dropped += 1
-        result.drops.append(Drop(where, step.name, reason, excerpt(self._masked(text_of(value)))))
-
-    def _masked(self, text: str) -> str:
-        return _masked(text, self.masker)
+        reason = one_line(_masked([reason], self.masker)[0], _REASON_CHARACTERS)
+        result.drops.append(Drop(where, step.name, reason, _excerpt(value, self.masker)))
 
     def _convert(self, number: int, rows: list[Row], result: StageResult) -> list[Item]:
         plan, items = self.sources[number], []
@@ -197,9 +198,9 @@ class RowStage:
                     self._drop(result, step, item.where, str(fault), item.record)
                     continue
                 if record is not item.record and record != item.record:
-                    before, after = difference(item.record.texts(), record.texts())
-                    change = {"step": clean.name, "before": self._masked(before), "after": self._masked(after)}
-                    item.changes.append(change)
+                    mask = partial(_masked, masker=self.masker)
+                    before, after = difference(item.record.texts(), record.texts(), mask)
+                    item.changes.append({"step": clean.name, "before": before, "after": after})
                     item.record = record
                     step.changed += 1
                 kept.append(item)
@@ -237,7 +238,10 @@ class RowStage:
                     self._drop(result, step, item.where, str(outcome), item.record)
                     continue
                 item.cut = outcome.cut
-                step.changed += bool(outcome.cut)
+                for reason, *texts in outcome.changes:
+                    before, after = _masked(difference([texts[0]], [texts[1]]), self.masker)
+                    item.changes.append({"step": "labels", "reason": reason, "before": before, "after": after})
+                step.changed += bool(outcome.cut or outcome.changes)
                 kept.append(item)
                 labelled.append(outcome)
             documents = [document for outcome in labelled for document in (*outcome.documents, *outcome.rejected)]
@@ -305,13 +309,17 @@ class LeavingStage:
         drops = []
         for leaving, staying in chunk:
             items = Item.from_bytes(leaving), Item.from_bytes(staying)
-            texts = [excerpt(_masked(text_of(item.record), self.masker)) for item in items]
+            texts = [_excerpt(item.record, self.masker) for item in items]
             drops.append(Drop(items[0].where, self.step, self.reason, texts[0], items[1].where, texts[1]))
         return drops
 
 
-def _masked(text: str, masker: Masker | None) -> str:
-    return text if masker is None else masker.mask([text]).texts[0]
+def _masked(texts: Sequence[str], masker: Masker | None) -> list[str]:
+    return list(texts) if masker is None else masker.mask(texts).texts
+
+
+def _excerpt(value: Any, masker: Masker | None) -> str:
+    return excerpt(text_of(value, partial(_masked, masker=masker)))
 
 
 Make = Callable[[Sequence[tuple[int, Item]]], list[tuple[int, Item]]]

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from danlu.data.records import Message, Messages, Record, RowFault
+from danlu.models.tokenizer import has_encoder, tokenize, tokens_around
 
 _MARK = "\u2063answer\u2063"  # stands in for an answer to find where a template puts it; U+2063 is in no real text
 _OWN_KEYS = frozenset({"train", "tools"})
+_AS_TURNS = {"prompt": "user", "completion": "assistant"}
 Tools = Sequence[dict[str, Any]]
 
 
@@ -61,13 +63,15 @@ def render(tokenizer: Any, messages: Sequence[Message], ask: bool, tools: Tools 
     """The conversation as text; with `ask`, followed by what invites the next answer.
 
     Tools are given, or stand as `tools` in the first message: so a stored conversation carries its own.
-    Text that continues without a chat template (roles `prompt`, `completion`, `text`) is given as it is.
+    Text that continues without a chat template (roles `prompt`, `completion`, `text`) is given as it is, but an
+    encoder-decoder model continues nothing: there it is a question and its answer.
 
     Raises:
-        RowFault: the template refuses the messages, or fails on them.
+        RowFault: the template refuses the messages, or fails on them; or text alone is for an encoder-decoder model.
     """
     from jinja2 import TemplateError
 
+    messages = as_turns(tokenizer, messages)
     if is_plain(messages):
         return "".join(message["content"] for message in messages)
     turns = [{key: value for key, value in message.items() if key not in _OWN_KEYS} for message in messages]
@@ -88,18 +92,32 @@ def is_plain(messages: Sequence[Message]) -> bool:
     return bool(messages) and messages[0]["role"] in ("prompt", "text")
 
 
+def as_turns(tokenizer: Any, messages: Sequence[Message]) -> Sequence[Message]:
+    """A plain prompt and its completion as question and answer, if the model is an encoder-decoder one.
+
+    Raises:
+        RowFault: it is text alone.
+    """
+    if not is_plain(messages) or not has_encoder(tokenizer):
+        return messages
+    if messages[0]["role"] == "text":
+        raise RowFault("text alone has no question, which an encoder-decoder model needs")
+    return [{**message, "role": _AS_TURNS.get(message["role"], message["role"])} for message in messages]
+
+
 def prompt_ids(tokenizer: Any, messages: Sequence[Message], tools: Tools = ()) -> list[int]:
     """The token ids that ask for the next answer. Training and every engine use this one function."""
     ids = tokenize(tokenizer, render(tokenizer, messages, ask=True, tools=tools))
-    return [*tokens_around(tokenizer)[0], *ids] if is_plain(messages) else ids
+    return [*tokens_around(tokenizer)[0], *ids] if is_plain(as_turns(tokenizer, messages)) else ids
 
 
-def tokens_around(tokenizer: Any) -> tuple[list[int], list[int]]:
-    """The special tokens that the tokenizer itself puts before and after a text."""
-    inner = tokenize(tokenizer, "a")
-    whole: list[int] = tokenizer("a")["input_ids"]
-    places = [place for place in range(len(whole)) if whole[place : place + len(inner)] == inner]
-    return whole[: places[0]], whole[places[0] + len(inner) :]
+def answer_start_ids(tokenizer: Any) -> list[int]:
+    """The token ids that the template puts before every answer, as in BART's `<s>`; often none.
+
+    Raises:
+        RowFault: the template ends answers with no special token.
+    """
+    return tokenize(tokenizer, _shortest_answer(tokenizer).lead)
 
 
 def end_of_turn_id(tokenizer: Any) -> int:
@@ -108,8 +126,12 @@ def end_of_turn_id(tokenizer: Any) -> int:
     Raises:
         RowFault: the template ends answers with no special token.
     """
+    return _shortest_answer(tokenizer).end
+
+
+def _shortest_answer(tokenizer: Any) -> AnswerText:
     question = {"role": "user", "content": "a"}
-    return answer_text(tokenizer, [question, {"role": "assistant", "content": "b"}], 1).end
+    return answer_text(tokenizer, [question, {"role": "assistant", "content": "b"}], 1)
 
 
 def stop_ids(tokenizer: Any, generation_config: dict[str, Any]) -> list[int]:
@@ -236,9 +258,3 @@ def _texts_of(value: Any) -> Iterator[str]:
     elif isinstance(value, list):
         for item in value:
             yield from _texts_of(item)
-
-
-def tokenize(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of a text alone, without the tokens that a tokenizer adds around it."""
-    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-    return ids

@@ -6,9 +6,11 @@ A message is `{"role": ..., "content": str}`; an answer may also have `reasoning
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import Any
+
+from danlu.data.sources.json_values import parse_json, problem
+from danlu.data.sources.rows import BadRow
 
 Message = dict[str, Any]
 Messages = list[Message]
@@ -183,9 +185,12 @@ def read_tools(value: Any, key: str = "tools") -> list[dict[str, Any]]:
 
 def _parse_json(text: str, what: str) -> Any:
     try:
-        return json.loads(text)
+        value = parse_json(text)
     except (ValueError, RecursionError) as error:
-        raise RowFault(f"not JSON: {what}") from error
+        raise RowFault(f"not JSON: {what}: {problem(error)}") from error
+    if isinstance(value, BadRow):
+        raise RowFault(value.reason)
+    return value
 
 
 def _require_whole(value: Any, key: str) -> None:

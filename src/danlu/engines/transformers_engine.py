@@ -1,4 +1,8 @@
-"""Generation by Transformers, in process: any causal language model, with or without a PEFT adapter on it."""
+"""Generation by Transformers, in process: any language model, with or without a PEFT adapter on it.
+
+A causal model goes on after the prompt. An encoder-decoder model reads the prompt by its encoder, and its decoder
+begins with a token of its own and with what the template puts before every answer.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +13,11 @@ from typing import Any
 
 import torch
 
+from danlu.adapters.lora import base_of
 from danlu.data.records import Message
-from danlu.data.template import prompt_ids
+from danlu.data.template import answer_start_ids, prompt_ids
 from danlu.engines.interface import Answer, Sampling
+from danlu.models.decoder_start import decoder_start
 from danlu.models.quiet import quiet_transformers
 
 
@@ -39,17 +45,25 @@ class TransformersEngine:
     """See `danlu.engines.interface.Engine`.
 
     Args:
-        model: a causal language model; with a PEFT adapter, `tuned=False` answers without it.
+        model: a language model; with a PEFT adapter, `tuned=False` answers without it.
         tokenizer: the model's.
         stop_ids: tokens that end an answer.
-        batch_size: conversations answered at once, padded on the left.
+        batch_size: conversations answered at once, padded on the side where the model does not mind.
+        base: answers with `tuned=False` where the model has no adapter to switch off.
+
+    Raises:
+        ModelError: it is not known how the decoder of an encoder-decoder model begins.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, stop_ids: Sequence[int], batch_size: int = 16) -> None:
-        self.model = model
+    def __init__(
+        self, model: Any, tokenizer: Any, stop_ids: Sequence[int], batch_size: int = 16, base: Any = None
+    ) -> None:
+        self.model, self._base = model, base
         self.tokenizer = tokenizer
         self.stop_ids = list(stop_ids)
         self.batch_size = batch_size
+        self._start = decoder_start(base_of(model))
+        self._given = [] if self._start is None else [self._start, *answer_start_ids(tokenizer)]
 
     def generate(
         self,
@@ -75,7 +89,7 @@ class TransformersEngine:
         from transformers import TextIteratorStreamer
 
         streamer = TextIteratorStreamer(self.tokenizer, skip_prompt=True, skip_special_tokens=True)
-        ids = torch.tensor([prompt_ids(self.tokenizer, messages)], device=self.model.device)
+        inputs = self._inputs([prompt_ids(self.tokenizer, messages)])
         pieces = _Pieces(streamer, self.stop_ids)
         failure: list[BaseException] = []
 
@@ -83,13 +97,8 @@ class TransformersEngine:
             try:
                 if sampling.temperature > 0:
                     torch.manual_seed(sampling.seed)
-                with self._adapter(tuned), torch.inference_mode(), quiet_transformers():
-                    self.model.generate(
-                        input_ids=ids,
-                        attention_mask=torch.ones_like(ids),
-                        streamer=pieces,
-                        generation_config=self._config(sampling),
-                    )
+                with self._ready(tuned) as model:
+                    model.generate(**inputs, streamer=pieces, generation_config=self._config(sampling))
             except BaseException as error:  # noqa: BLE001 - a thread's edge; raised again in the caller's thread
                 failure.append(error)
                 streamer.end()
@@ -110,23 +119,47 @@ class TransformersEngine:
         Returns:
             `[len(answer), vocabulary]`, float32.
         """
-        ids = torch.tensor([[*prompt, *answer[:-1]]], device=self.model.device)
-        with self._adapter(tuned), torch.inference_mode():
-            logits: torch.Tensor = self.model(input_ids=ids, use_cache=False, logits_to_keep=len(answer)).logits
-        return logits[0].float()
+        with self._ready(tuned) as model:
+            if self._start is None:
+                ids = torch.tensor([[*prompt, *answer[:-1]]], device=self.model.device)
+                output = model(input_ids=ids, use_cache=False, logits_to_keep=len(answer))
+            else:
+                ids = torch.tensor([[self._start, *answer[:-1]]], device=self.model.device)
+                inputs = self._inputs([list(prompt)]) | {"decoder_input_ids": ids}
+                output = model(**inputs, use_cache=False)
+        logits: torch.Tensor = output.logits[0].float()
+        return logits
 
     def _batch(self, prompts: list[list[int]], sampling: Sampling, tuned: bool) -> list[list[int]]:
-        longest = max(map(len, prompts))
-        ids = torch.tensor([[self.stop_ids[0]] * (longest - len(p)) + p for p in prompts], device=self.model.device)
-        mask = torch.tensor([[0] * (longest - len(p)) + [1] * len(p) for p in prompts], device=self.model.device)
         if sampling.temperature > 0:
             torch.manual_seed(sampling.seed)
-        with self._adapter(tuned), torch.inference_mode(), quiet_transformers():
-            out = self.model.generate(input_ids=ids, attention_mask=mask, generation_config=self._config(sampling))
-        return [row[longest:].tolist() for row in out]
+        inputs = self._inputs(prompts)
+        with self._ready(tuned) as model:
+            out = model.generate(**inputs, generation_config=self._config(sampling))
+        begin = inputs["input_ids"].shape[1] if self._start is None else 1
+        return [row[begin:].tolist() for row in out]
+
+    def _inputs(self, prompts: list[list[int]]) -> dict[str, torch.Tensor]:
+        """Prompts in one batch.
+
+        A causal model is padded on the left, so that all go on at the same place; an encoder on the right, because
+        some count positions from the first token, padding or not.
+        """
+        longest = max(map(len, prompts))
+
+        def filled(row: list[int], filler: int) -> list[int]:
+            more = [filler] * (longest - len(row))
+            return more + row if self._start is None else row + more
+
+        rows = {
+            "input_ids": [filled(prompt, self.stop_ids[0]) for prompt in prompts],
+            "attention_mask": [filled([1] * len(prompt), 0) for prompt in prompts],
+        }
+        if self._given:
+            rows["decoder_input_ids"] = [self._given] * len(prompts)
+        return {name: torch.tensor(values, device=self.model.device) for name, values in rows.items()}
 
     def _config(self, sampling: Sampling) -> Any:
-        """Every option is given, so that nothing is taken from the model folder's generation_config."""
         from transformers import GenerationConfig
 
         sampled = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
@@ -139,6 +172,7 @@ class TransformersEngine:
             no_repeat_ngram_size=0,
             eos_token_id=self.stop_ids,
             pad_token_id=self.stop_ids[0],
+            decoder_start_token_id=self._start,
             **(sampled if sampling.temperature > 0 else {}),
         )
 
@@ -149,7 +183,29 @@ class TransformersEngine:
         kept = tuple(ids if end is None else ids[: end + 1])
         return Answer(kept, text, "length" if end is None else "stop")
 
-    def _adapter(self, tuned: bool) -> Any:
-        if tuned or not hasattr(self.model, "disable_adapter"):
-            return contextlib.nullcontext()
-        return self.model.disable_adapter()
+    @contextlib.contextmanager
+    def chosen(self, tuned: bool) -> Iterator[Any]:
+        """The tuned model, or its base."""
+        if not tuned and self._base is not None:
+            yield self._base
+        elif not tuned and hasattr(self.model, "disable_adapter"):
+            with self.model.disable_adapter():
+                yield self.model
+        else:
+            yield self.model
+
+    @contextlib.contextmanager
+    def _ready(self, tuned: bool) -> Iterator[Any]:
+        """The tuned model or its base, with nothing of its folder's generation_config.
+
+        Transformers takes from there what a given config leaves open; BART's forces an end on answers that are cut off.
+        """
+        from transformers import GenerationConfig
+
+        with self.chosen(tuned) as model, torch.inference_mode(), quiet_transformers():
+            base = base_of(model)
+            own, base.generation_config = base.generation_config, GenerationConfig()
+            try:
+                yield model
+            finally:
+                base.generation_config = own

@@ -98,14 +98,17 @@ def _losses(engine: TransformersEngine, rows: list[Messages], max_rows: int | No
     count = min(len(rows), max_rows or len(rows))
     picked = [rows[place * len(rows) // count] for place in range(count)]
     documents = [document for messages in picked for document in label(engine.tokenizer, messages)]
-    chosen = choose_engine(engine.model, documents)
-    try:
-        batches = to_batches(documents, _LOSS_TOKENS if chosen.packs else 1, chosen.shares_prefix, engine.model.device)
-        tuned = mean_loss(engine.model, chosen.objective, batches)
-        with engine.model.disable_adapter():
-            return {"base": mean_loss(engine.model, chosen.objective, batches), "tuned": tuned}
-    finally:
-        chosen.off()
+    losses = {}
+    for name in MODELS:
+        with engine.chosen(name == "tuned") as model:
+            chosen = choose_engine(model, documents)
+            try:
+                most, device = _LOSS_TOKENS if chosen.packs else 1, model.device
+                batches = to_batches(documents, most, chosen.shares_prefix, device, padded=chosen.padded)
+                losses[name] = mean_loss(model, chosen.objective, batches)
+            finally:
+                chosen.off()
+    return losses
 
 
 def _content(

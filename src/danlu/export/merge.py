@@ -7,17 +7,19 @@ from pathlib import Path
 import torch
 
 from danlu.adapters.lora import load_adapter
-from danlu.data.template import stop_ids
+from danlu.data.template import answer_start_ids, stop_ids
+from danlu.models.decoder_start import decoder_start
 from danlu.models.loading import DTYPES, generation_defaults, load_base
-from danlu.models.quiet import quiet_transformers
-from danlu.models.tokenizer import load_tokenizer
-from danlu.training.trained import TrainedRun
+from danlu.models.saving import save_model
+from danlu.models.tokenizer import has_encoder, load_tokenizer
+from danlu.training.trained import ADAPTER, MODEL, TrainedRun
 
 
 def write_merged(run: TrainedRun, folder: Path, dtype: str) -> None:
     """Writes W + (alpha/rank)·B·A as safetensors, with tokenizer, chat template and stop tokens.
 
-    The sum is taken in float32 and rounded once, when it is written.
+    A run without an adapter trained W itself. The sum is taken in float32 and rounded once, when it is written. A
+    quantised W is what its bits stand for: put into so few bits again, the sum would be another model.
 
     Args:
         run: a complete run.
@@ -26,9 +28,12 @@ def write_merged(run: TrainedRun, folder: Path, dtype: str) -> None:
     """
     base = run.base_folder()
     tokenizer = load_tokenizer(base)
-    with quiet_transformers():
-        model = load_adapter(load_base(base, torch.float32), run.folder / "adapter")
-        merged = model.merge_and_unload(safe_merge=True).to(DTYPES[dtype])
-        merged.generation_config.eos_token_id = stop_ids(tokenizer, generation_defaults(base))
-        merged.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
+    if run.recipe.adapter is None:
+        merged = load_base(run.folder / MODEL, torch.float32)
+    else:
+        merged = load_adapter(run.plain_base(), run.folder / ADAPTER).merge_and_unload(safe_merge=True)
+    if has_encoder(tokenizer):  # for those who generate by these files alone
+        merged.generation_config.decoder_start_token_id = decoder_start(merged)
+        merged.generation_config.forced_bos_token_id = next(iter(answer_start_ids(tokenizer)), None)
+    stops = stop_ids(tokenizer, generation_defaults(base))
+    save_model(merged.to(DTYPES[dtype]), tokenizer, folder, stops)

@@ -10,9 +10,8 @@ from typing import Any
 
 from danlu.errors import Fault, FolderError, GateError, InputError
 from danlu.export.merge import write_merged
-from danlu.export.parity import Parity, check_parity
+from danlu.export.parity import BOUNDS, Parity, check_parity
 from danlu.models.folder import weight_files
-from danlu.models.loading import DTYPES
 from danlu.runs import create_folder, require_disk, write_json, write_manifest
 from danlu.training.probes import read_probes
 from danlu.training.trained import TrainedRun, open_run
@@ -40,7 +39,7 @@ def run_export(
     """
     started = time.perf_counter()
     _require_known("--to", to, FORMATS)
-    _require_known("--dtype", dtype, [None, *DTYPES])
+    _require_known("--dtype", dtype, [None, *BOUNDS])
     run = open_run(run_folder)
     probes = read_probes(run.folder)
     dtype = dtype or run.recipe.export.dtype

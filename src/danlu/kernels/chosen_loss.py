@@ -16,13 +16,18 @@ _AT_ONCE = 32  # tokens whose softmax is taken in one go, so that it stays in th
 
 
 def plain_loss(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: float = 1.0, softcap: float | None = None
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    scale: float = 1.0,
+    softcap: float | None = None,
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """The reference: `chosen_loss` by way of all logits."""
     logits = torch.nn.functional.linear(hidden, weight) * scale
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
-    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum")
+    return torch.nn.functional.cross_entropy(logits.float(), targets, reduction="sum", label_smoothing=label_smoothing)
 
 
 def chosen_loss(
@@ -32,6 +37,7 @@ def chosen_loss(
     scale: float = 1.0,
     softcap: float | None = None,
     max_logits: int = 1 << 23,
+    label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Summed cross-entropy, in float32.
 
@@ -42,10 +48,12 @@ def chosen_loss(
         scale: factor of the logits.
         softcap: logits become softcap·tanh(logit/softcap) (Gemma 2, arXiv 2408.00118).
         max_logits: how many exist at once; at least those of one token.
+        label_smoothing: share of each target that is spread evenly over the vocabulary (arXiv 1512.00567, as torch's
+            cross_entropy has it).
     """
     if scale == 1.0 and gpu.has_liger(hidden):
-        return gpu.chosen_loss(hidden, weight, targets, softcap)
-    loss: torch.Tensor = _ChosenLoss.apply(hidden, weight, targets, scale, softcap, max_logits)
+        return gpu.chosen_loss(hidden, weight, targets, softcap, label_smoothing)
+    loss: torch.Tensor = _ChosenLoss.apply(hidden, weight, targets, scale, softcap, max_logits, label_smoothing)
     return loss
 
 
@@ -61,6 +69,7 @@ class _ChosenLoss(torch.autograd.Function):  # type: ignore[misc]
         scale: float,
         softcap: float | None,
         max_logits: int,
+        label_smoothing: float,
     ) -> torch.Tensor:
         needed = ctx.needs_input_grad[0]
         of_hidden = torch.empty_like(hidden) if needed else None
@@ -79,10 +88,7 @@ class _ChosenLoss(torch.autograd.Function):  # type: ignore[misc]
             for logits_few, targets_few in zip(
                 logits.split(_AT_ONCE), targets[part, None].split(_AT_ONCE), strict=True
             ):
-                loss -= torch.log_softmax(logits_few, -1, dtype=torch.float32).gather(1, targets_few).sum()
-                if needed:
-                    torch.softmax(logits_few, -1, out=logits_few)
-                    logits_few.scatter_add_(1, targets_few, torch.full_like(targets_few, -1, dtype=logits.dtype))
+                loss += _loss_of_few(logits_few, targets_few, label_smoothing, needed)
             if of_hidden is not None:
                 torch.mm(logits if slope is None else logits.mul_(slope), weight, out=of_hidden[part])
         if of_hidden is not None:
@@ -92,4 +98,21 @@ class _ChosenLoss(torch.autograd.Function):  # type: ignore[misc]
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (of_hidden,) = ctx.saved_tensors
-        return of_hidden * gradient, None, None, None, None, None
+        return of_hidden * gradient, None, None, None, None, None, None
+
+
+def _loss_of_few(
+    logits: torch.Tensor, targets: torch.Tensor, label_smoothing: float, needs_gradient: bool
+) -> torch.Tensor:
+    """Summed loss of logits `[N, vocabulary]` and targets `[N, 1]`; logits become their gradient, if it is needed."""
+    log_shares = torch.log_softmax(logits, -1, dtype=torch.float32)
+    loss = -log_shares.gather(1, targets).sum()
+    if label_smoothing:
+        loss = (1 - label_smoothing) * loss - label_smoothing * log_shares.mean(-1).sum()
+    if needs_gradient and label_smoothing:  # in float32: what is spread is far below a bfloat16's last digit of 1
+        slope = log_shares.exp_().sub_(label_smoothing / logits.shape[1])
+        logits.copy_(slope.scatter_add_(1, targets, torch.full_like(targets, label_smoothing - 1, dtype=slope.dtype)))
+    elif needs_gradient:
+        torch.softmax(logits, -1, out=logits)
+        logits.scatter_add_(1, targets, torch.full_like(targets, -1, dtype=logits.dtype))
+    return loss

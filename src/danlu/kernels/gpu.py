@@ -45,17 +45,16 @@ def gated(gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor
 
 
 def chosen_loss(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, softcap: float | None
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, softcap: float | None, label_smoothing: float
 ) -> torch.Tensor:
     """As `danlu.kernels.chosen_loss.chosen_loss`, without a scale."""
     from liger_kernel.ops.fused_linear_cross_entropy import (  # type: ignore[import-not-found]
         LigerFusedLinearCrossEntropyFunction,
     )
 
-    nothing = (None, None, -100, 0.0, 0.0)  # bias, class weights, ignored index, square of the sum, smoothing
-    loss: torch.Tensor = LigerFusedLinearCrossEntropyFunction.apply(hidden, weight, targets, *nothing, "sum", softcap)[
-        0
-    ]
+    nothing = (None, None, -100, 0.0)  # bias, class weights, ignored index, square of the sum
+    given = (hidden, weight, targets, *nothing, label_smoothing, "sum", softcap)
+    loss: torch.Tensor = LigerFusedLinearCrossEntropyFunction.apply(*given)[0]
     return loss
 
 

@@ -2,29 +2,33 @@
 
 For each layer i of a group, y_i = x·W_iᵀ + b_i + s_i·(x·A_iᵀ)·B_iᵀ. The products with all A_i are one product, and so
 is their gradient. Backward keeps x and x·A alone; W never gets a gradient. Everything is computed in x's dtype, the
-gradients of A and B are given in theirs.
+gradients of A and B are given in theirs. A W that is kept in fewer bits is made once for the product, and once again
+for the gradient.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
+
+# `[out, in]`, or what makes it in a dtype.
+Weight: TypeAlias = torch.Tensor | Callable[[torch.dtype], torch.Tensor]
 
 
 class LowRank(NamedTuple):
     """One adapted layer.
 
     Attributes:
-        weight: `[out, in]`, frozen; may be a transposed view.
+        weight: frozen; a tensor may be a transposed view.
         bias: `[out]`, frozen, or None.
         down: A, `[rank, in]`.
         up: B, `[out, rank]`.
         scaling: s.
     """
 
-    weight: torch.Tensor
+    weight: Weight
     bias: torch.Tensor | None
     down: torch.Tensor
     up: torch.Tensor
@@ -35,7 +39,7 @@ def plain_low_rank(x: torch.Tensor, layer: LowRank) -> torch.Tensor:
     """The reference, as PEFT computes it with everything in one dtype."""
     linear = torch.nn.functional.linear
     update = linear(linear(x, layer.down.to(x.dtype)), layer.up.to(x.dtype))
-    return linear(x, layer.weight, layer.bias) + update * layer.scaling
+    return linear(x, _made(layer.weight, x.dtype), layer.bias) + update * layer.scaling
 
 
 def low_rank(
@@ -58,6 +62,10 @@ def low_rank(
     return outputs
 
 
+def _made(weight: Weight, dtype: torch.dtype) -> torch.Tensor:
+    return weight if isinstance(weight, torch.Tensor) else weight(dtype)
+
+
 class _LowRank(torch.autograd.Function):  # type: ignore[misc]
     """Input x, the adapters' input or None, (weight, bias, scaling) of each layer, then every A, then every B."""
 
@@ -66,7 +74,7 @@ class _LowRank(torch.autograd.Function):  # type: ignore[misc]
         ctx: Any,
         x: torch.Tensor,
         dropped: torch.Tensor | None,
-        frozen: list[tuple[torch.Tensor, torch.Tensor | None, float]],
+        frozen: list[tuple[Weight, torch.Tensor | None, float]],
         *adapters: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         count = len(frozen)
@@ -78,7 +86,7 @@ class _LowRank(torch.autograd.Function):  # type: ignore[misc]
         for (weight, bias, scaling), up, part in zip(
             frozen, adapters[count:], reduced.split([down.shape[0] for down in adapters[:count]], 1), strict=True
         ):
-            output = torch.nn.functional.linear(flat, weight, bias)
+            output = torch.nn.functional.linear(flat, _made(weight, flat.dtype), bias)
             output.addmm_(part, up.to(x.dtype).t(), alpha=scaling)
             outputs.append(output.view(*x.shape[:-1], -1))
         ctx.save_for_backward(low, reduced, *adapters)  # of x itself, the shape is all that is needed
@@ -100,7 +108,8 @@ class _LowRank(torch.autograd.Function):  # type: ignore[misc]
             own.copy_(rows @ up.to(rows.dtype)).mul_(scaling)
             of_ups.append((rows.t() @ part).to(up.dtype).mul_(scaling))
             if ctx.needs_input_grad[0]:
-                of_x = rows @ weight if of_x is None else of_x.addmm_(rows, weight)
+                frozen = _made(weight, rows.dtype)
+                of_x = rows @ frozen if of_x is None else of_x.addmm_(rows, frozen)
         of_downs = (of_reduced.t() @ low).split([down.shape[0] for down in downs])
         of_dropped = None
         if of_x is not None:

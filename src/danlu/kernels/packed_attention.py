@@ -84,18 +84,18 @@ def packed_attention(
     scatter: torch.Tensor | None = options.pop("scatter", None)
     softcap: float | None = options.get("softcap")
     scaling: float = options.get("scaling") or query.shape[-1] ** -0.5
+    dropout: float = (options.get("dropout") or 0.0) if module.training else 0.0
     if gather is None or scatter is None:
         if softcap:
-            return plain_attention(query, key, value, attention_mask, scaling, softcap).transpose(1, 2), None
+            return plain_attention(query, key, value, attention_mask, scaling, softcap, dropout).transpose(1, 2), None
         from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
         attended, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return attended, None
     window: int | None = options.get("sliding_window")
     _require_known(module, window, softcap, options)
-    dropout = options.get("dropout") or 0.0
     query_grid, key_grid, value_grid = (_to_grid(states, gather) for states in (query, key, value))
-    if dropout and module.training:
+    if dropout:
         length = gather.shape[1]
         allowed = _allowed(length, length, window, query.device)
         attended = plain_attention(query_grid, key_grid, value_grid, allowed, scaling, softcap, dropout).transpose(1, 2)

@@ -37,6 +37,11 @@ def model_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+def is_encoder_decoder(folder: Path) -> bool:
+    """Whether an encoder reads the question and a decoder writes the answer, as in T5; false without a config."""
+    return (folder / "config.json").is_file() and bool(model_config(folder).get("is_encoder_decoder"))
+
+
 def weight_files(folder: Path) -> list[Path]:
     """The safetensors files of a model folder, in order."""
     return sorted(path for path in folder.glob("*.safetensors") if not path.name.startswith("adapter"))

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from danlu.errors import Fault, ModelError
+from danlu.errors import Fault, ModelError, RecipeError
+from danlu.models.folder import is_encoder_decoder
+from danlu.models.quantization import dequantized, library_config, quantized_layers, settle
 from danlu.models.quiet import quiet_transformers
+from danlu.recipe.model_schema import Quantization
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 def choose_device() -> torch.device:
@@ -30,28 +34,69 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
-def load_base(folder: Path, dtype: torch.dtype, attention: str | None = None) -> Any:
-    """The causal language model of a checked folder, in evaluation mode.
+def require_dtype(name: str, device: torch.device) -> None:
+    """Requires hardware that multiplies in the dtype of a recipe's `model.dtype`, where it was asked for by name.
+
+    Raises:
+        RecipeError: float16 on a processor that would only emulate it.
+    """
+    capabilities = torch.cpu.get_capabilities()
+    known = any(capabilities.get(flag) for flag in ("avx512_fp16", "amx_fp16", "fp16_arith"))
+    if name == "float16" and device.type == "cpu" and not known:
+        raise RecipeError(
+            Fault(
+                "this processor does not multiply in float16",
+                "model.dtype",
+                "auto, bfloat16, float32; float16 on a GPU, or with AVX512-FP16, AMX-FP16 or ARM's FP16",
+                "set model.dtype=auto: bfloat16 where the processor has it, else float32",
+            )
+        )
+
+
+def model_class(folder: Path) -> Any:
+    """What of Transformers loads the folder's model: as an encoder-decoder one or as a causal language model."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    return AutoModelForSeq2SeqLM if is_encoder_decoder(folder) else AutoModelForCausalLM
+
+
+def load_base(
+    folder: Path,
+    dtype: torch.dtype,
+    attention: str | None = None,
+    quantization: Quantization | None = None,
+    config_fields: Mapping[str, Any] | None = None,
+) -> Any:
+    """The language model of a checked folder, in evaluation mode.
 
     Args:
         folder: from `find_model`.
-        dtype: of all weights.
+        dtype: of all weights; of a quantised base, what it computes in.
         attention: a name in Transformers' attention interface; None: SDPA, or eager where a model's attention has
             more to it than SDPA computes.
+        quantization: keeps linear layers in fewer bits (see `danlu.models.quantization`).
+        config_fields: of the text model's config, set to other values than the folder's.
 
     Raises:
-        ModelError: Transformers does not know the architecture, or weights are missing from the files.
+        ModelError: Transformers does not know the architecture, weights are missing from the files, or there is
+            nothing in it to quantise.
     """
+    fewer_bits = {"quantization_config": library_config(quantization, dtype)} if quantization else {}
     with quiet_transformers():
-        from transformers import AutoModelForCausalLM
+        from transformers import AutoConfig
 
         try:
-            model, info = AutoModelForCausalLM.from_pretrained(
+            config = AutoConfig.from_pretrained(folder)
+            for name, value in (config_fields or {}).items():
+                setattr(config.get_text_config(), name, value)
+            model, info = model_class(folder).from_pretrained(
                 folder,
+                config=config,
                 dtype=dtype,
                 attn_implementation=attention,
                 use_safetensors=True,
                 output_loading_info=True,
+                **fewer_bits,
             )
         except (ValueError, OSError, KeyError, RuntimeError) as error:
             message = (str(error).splitlines() or [type(error).__name__])[0]
@@ -59,7 +104,7 @@ def load_base(folder: Path, dtype: torch.dtype, attention: str | None = None) ->
                 Fault(
                     f"Transformers can't load this model: {message}",
                     str(folder),
-                    "a causal language model that the installed Transformers knows",
+                    "a causal or encoder-decoder language model that the installed Transformers knows",
                     "check config.json and the weights; a newer Transformers may know the model",
                 )
             ) from error
@@ -75,7 +120,31 @@ def load_base(folder: Path, dtype: torch.dtype, attention: str | None = None) ->
     head = model.get_output_embeddings()
     if head is not None:
         head.register_forward_pre_hook(_in_one_piece)
+    if quantization and not settle(model):
+        raise ModelError(
+            Fault(
+                "none of this model's linear layers can be quantised",
+                str(folder),
+                hint="set model.quantization=null",
+            )
+        )
     return model.to(choose_device()).eval()
+
+
+def load_plain(folder: Path, dtype: torch.dtype, quantization: Quantization | None = None) -> Any:
+    """The weights of `load_base` with the same arguments, in a float32 model that knows of no quantisation.
+
+    Raises:
+        ModelError: as `load_base`.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    model = load_base(folder, dtype).float()
+    if quantization:
+        for name, layer in quantized_layers(load_base(folder, dtype, quantization=quantization)):
+            plain, weight = model.get_submodule(name), dequantized(layer, torch.float32)
+            plain.weight.data.copy_(weight.t() if isinstance(plain, Conv1D) else weight)
+    return model
 
 
 def _in_one_piece(_module: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:

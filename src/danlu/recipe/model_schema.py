@@ -17,7 +17,7 @@ class FourBitQuantization(Section):
 
 
 class EightBitQuantization(Section):
-    """The base's linear layers in 8 bits (LLM.int8(), arXiv 2208.07339)."""
+    """The base's linear layers in 8 bits (LLM.int8(), arXiv 2208.07339); what they multiply stays as it is."""
 
     type: Literal["int8"]
 

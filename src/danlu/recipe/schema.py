@@ -109,10 +109,14 @@ class Recipe(Section):
 
     @field_validator("adapter")
     @classmethod
-    def _fits_the_model(cls, adapter: AdapterSection | None, info: ValidationInfo) -> AdapterSection | None:
+    def _can_be_trained(cls, adapter: AdapterSection | None, info: ValidationInfo) -> AdapterSection | None:
         model = info.data.get("model")
-        if adapter is None or model is None or model.quantization is None:
+        if model is None or model.quantization is None:
             return adapter
+        if adapter is None:
+            raise ValueError(
+                "a quantised base can't be trained itself: name an adapter, or set model.quantization=null"
+            )
         if isinstance(adapter, LohaSection | LokrSection):
             raise ValueError(f"adapter.type={adapter.type} needs model.quantization=null")
         if isinstance(adapter, LoraSection) and adapter.init_lora_weights.startswith(("olora", "pissa")):

@@ -41,10 +41,15 @@ Schedule = Annotated[ThreePhaseSchedule | ConstantSchedule, Field(discriminator=
 
 
 class BaseDropout(Section):
-    """Dropout inside the base model, beside the adapter's own."""
+    """Dropout inside the base model, beside the adapter's own; null: as the base's config says."""
 
-    attention: float = Field(0.0, ge=0.0, lt=1.0, description="On attention weights.")
-    hidden: float = Field(0.0, ge=0.0, lt=1.0, description="On what attention and MLP add to the states.")
+    attention: float | None = Field(None, ge=0.0, lt=1.0, description="On attention weights.")
+    hidden: float | None = Field(
+        None,
+        ge=0.0,
+        lt=1.0,
+        description="On what attention and MLP add to the states, and on embeddings where the family has it there.",
+    )
 
 
 class FreezeSection(Section):
@@ -139,7 +144,9 @@ class TrainingSection(Section):
     checkpoints: CheckpointsSection | None = Field(
         None, description="Kept on the way, to resume from with `danlu train --resume`; null: none."
     )
-    weight_decay: float = Field(0.0, ge=0.0, description="Decoupled weight decay of AdamW.")
+    weight_decay: float = Field(
+        0.0, ge=0.0, description="Decoupled weight decay of AdamW, on matrices; biases and norms do not decay."
+    )
     beta1: float = Field(0.9, ge=0.0, lt=1.0, description="AdamW's first moment decay.")
     beta2: float = Field(0.999, ge=0.0, lt=1.0, description="AdamW's second moment decay.")
     max_gradient_norm: float | None = Field(1.0, gt=0.0, description="Gradients are clipped to this norm.")

@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from danlu.runs import write_text
+
 FILE = "metrics.jsonl"
 
 
@@ -23,6 +25,12 @@ class MetricsFile:
     def close(self) -> None:
         """Closes the file."""
         self._stream.close()
+
+
+def cut_metrics(folder: Path, last_step: int) -> None:
+    """Leaves out what was noted after a step, and a line that was not finished."""
+    lines = [line for line in read_metrics(folder) if line["step"] <= last_step]
+    write_text(folder / FILE, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

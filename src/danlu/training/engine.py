@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 
+from danlu.adapters.lora import base_of
 from danlu.data.packing import pack, shared_prefix
 from danlu.data.store import Store
 from danlu.data.template import Document
+from danlu.errors import Fault, ModelError
 from danlu.training.feed import to_batches
 from danlu.training.objectives import ChosenSft, Objective, sft, to_batch
+from danlu.training.sequences import ChosenSequences, Sequences, own_loss
 
 # By how much, relatively, loss and gradients may differ: float32 in the order of its sums alone; bfloat16 also
 # because PEFT computes the adapters in float32 and the kernels in bfloat16.
@@ -32,11 +35,13 @@ class Engine:
 
     Attributes:
         objective: the loss, by all logits or in chunks.
-        attention: "packed", on a GPU also "flash", or "plain" and why.
+        attention: "packed", on a GPU also "flash", or "plain" and why; an encoder-decoder model's is plain.
         layers: "fused", also how many of the adapted ones if not all, or "plain" and why.
-        packs: whether documents may lie side by side at all.
+        packs: whether several documents may be in one batch at all.
         shares_prefix: whether packs may compute a common prefix once.
         undo: each takes one kernel out again.
+        padded: whether each document is a row of its own, as an encoder-decoder model wants it.
+        plain: the objective by all logits.
     """
 
     objective: Objective
@@ -45,11 +50,13 @@ class Engine:
     packs: bool
     shares_prefix: bool
     undo: tuple[Callable[[], None], ...] = ()
+    padded: bool = False
+    plain: Objective = sft
 
     @property
     def name(self) -> str:
         """For the log."""
-        loss = "chunked" if isinstance(self.objective, ChosenSft) else "plain"
+        loss = "chunked" if isinstance(self.objective, (ChosenSft, ChosenSequences)) else "plain"
         return f"{self.attention} attention, {self.layers} layers, {loss} loss"
 
     def off(self) -> None:
@@ -64,20 +71,42 @@ def choose_engine(model: Any, store: Store | Sequence[Document]) -> Engine:
     Args:
         model: PEFT's wrapped model, as Transformers computes it.
         store: documents to prove on: the shortest three of the first ones.
+
+    Raises:
+        ModelError: an encoder-decoder model's own loss is another than that of what generation computes.
     """
     candidates = [store[index] for index in range(min(len(store), _NUM_CANDIDATES))]
     shortest = sorted(candidates, key=lambda document: len(document.ids))[:_NUM_DOCUMENTS]
     modes = [(module, module.training) for module in model.modules()]
     model.eval()  # what is dropped out would differ from one time to the next
+    documents = [shortest[index % len(shortest)] for index in range(_NUM_DOCUMENTS)]
     try:
-        proof = _Proof(model, [shortest[index % len(shortest)] for index in range(_NUM_DOCUMENTS)])
-        layers, undo = _choose_layers(model, proof)
-        objective = _choose_objective(model, proof)
+        if base_of(model).config.is_encoder_decoder:
+            return _choose_for_sequences(model, documents)
+        proof = _Proof(model, documents, sft)
+        layers, undo = _choose_layers(model, proof, sft)
+        objective = _choose_objective(ChosenSft.of, model, proof, sft)
         attention, packs, off = _choose_attention(model, proof, objective)
     finally:
         for module, training in modes:
             module.training = training
     return Engine(objective, attention, layers, packs, attention == "packed", (*undo, *off))
+
+
+def _choose_for_sequences(model: Any, documents: list[Document]) -> Engine:
+    """The engine of an encoder-decoder model."""
+    plain = Sequences.of(model)
+    proof = _Proof(model, documents, own_loss, padded=True)
+    fault = proof.fault(plain, 1, share_prefix=False)
+    if fault:
+        what = f"the model's own loss is another than that of what it generates by: the {fault}"
+        hint = "its targets are shifted in a way that is not known here; use another model"
+        raise ModelError(Fault(what, type(base_of(model)).__name__, hint=hint))
+    layers, undo = _choose_layers(model, proof, plain)
+    objective = _choose_objective(lambda one: ChosenSequences.of(one, plain), model, proof, plain)
+    fault = proof.fault(objective, 1 << 30, share_prefix=False)
+    attention = f"one row at a time (padded, the {fault}), plain" if fault else "padded rows, plain"
+    return Engine(objective, attention, layers, not fault, False, undo, padded=True, plain=plain)
 
 
 class _Proof:
@@ -86,13 +115,15 @@ class _Proof:
     Args:
         model: as Transformers computes it, which is the truth.
         documents: at least two.
+        truth: the objective by the model's own code.
+        padded: see `Engine`.
     """
 
-    def __init__(self, model: Any, documents: list[Document]) -> None:
-        self.model, self.documents = model, documents
-        self.dtype = model.get_base_model().dtype
+    def __init__(self, model: Any, documents: list[Document], truth: Objective, padded: bool = False) -> None:
+        self.model, self.documents, self._padded = model, documents, padded
+        self.dtype = base_of(model).dtype
         self._trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        self._loss, self._gradients = self._measure(sft, 1, share_prefix=False)
+        self._loss, self._gradients = self._measure(truth, 1, share_prefix=False)
 
     def fault(self, objective: Objective, max_tokens: int, share_prefix: bool) -> str:
         """What is now different, or nothing."""
@@ -133,7 +164,7 @@ class _Proof:
         """Mean loss per trained token, and its gradients by parameter (none if nothing is trained)."""
         loss_sum, weight_sum = 0.0, 0.0
         try:
-            for batch in to_batches(self.documents, max_tokens, share_prefix, self._device):
+            for batch in to_batches(self.documents, max_tokens, share_prefix, self._device, padded=self._padded):
                 with torch.set_grad_enabled(bool(self._trained)):
                     loss, weight = objective(self.model, batch)
                     if self._trained:
@@ -147,7 +178,7 @@ class _Proof:
         return loss_sum / weight_sum, gradients
 
 
-def _choose_layers(model: Any, proof: _Proof) -> tuple[str, tuple[Callable[[], None], ...]]:
+def _choose_layers(model: Any, proof: _Proof, plain: Objective) -> tuple[str, tuple[Callable[[], None], ...]]:
     """What the layers are, and how they are taken out again."""
     try:
         from danlu.adapters.fused import fuse
@@ -159,7 +190,7 @@ def _choose_layers(model: Any, proof: _Proof) -> tuple[str, tuple[Callable[[], N
         return f"plain ({(str(error).splitlines() or [type(error).__name__])[0]})", ()
     if not fused.undo:
         return "plain (none that the kernels know)", ()
-    fault = proof.fault(sft, 1, share_prefix=False)
+    fault = proof.fault(plain, 1, share_prefix=False)
     if fault:
         fused.off()
         return f"plain (with fused ones, the {fault})", ()
@@ -167,13 +198,16 @@ def _choose_layers(model: Any, proof: _Proof) -> tuple[str, tuple[Callable[[], N
     return f"fused{taken}", (fused.off,)
 
 
-def _choose_objective(model: Any, proof: _Proof) -> Objective:
+def _choose_objective(
+    chunked: Callable[[Any], Objective | None], model: Any, proof: _Proof, plain: Objective
+) -> Objective:
+    """The chunked objective where it can be had and gives what the plain one does."""
     try:
         import danlu.kernels.chosen_loss  # noqa: F401
     except ImportError:
-        return sft
-    objective = ChosenSft.of(model)
-    return sft if objective is None or proof.fault(objective, 1, share_prefix=False) else objective
+        return plain
+    objective = chunked(model)
+    return plain if objective is None or proof.fault(objective, 1, share_prefix=False) else objective
 
 
 def _choose_attention(
@@ -189,7 +223,7 @@ def _choose_attention(
     except ImportError:
         reason = "no kernels"
     else:
-        base = model.get_base_model()
+        base = base_of(model)
         for name, kernel in (("flash", gpu), ("packed", packed_attention)):
             before = kernel.switch_on(base)
             if before is None:

@@ -6,18 +6,20 @@ import os
 import platform
 import sys
 from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import psutil
 import torch
 
 _PACKAGES = ("danlu", "torch", "transformers", "peft", "tokenizers", "safetensors", "pyarrow", "numpy")
+_EXTRAS = ("bitsandbytes",)
 
 
 def describe_environment(dtype: torch.dtype) -> dict[str, Any]:
     """Versions, processor, memory (bytes), GPU and the run's dtype."""
     return {
-        "packages": {name: version(name) for name in _PACKAGES},
+        "packages": {name: version(name) for name in (*_PACKAGES, *filter(find_spec, _EXTRAS))},
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),

@@ -13,7 +13,38 @@ from danlu.data.store import Store
 from danlu.data.stream import RowStream, parts_of
 from danlu.data.template import Document
 from danlu.training.frozen import FrozenLayers
-from danlu.training.objectives import Batch, to_batch
+from danlu.training.objectives import to_batch
+from danlu.training.processes import THIS_ALONE, Processes
+from danlu.training.sequences import AnyBatch, split_by_length, to_sequences
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which micro-batches of a step are this process's.
+
+    Attributes:
+        processes: this one among all.
+        equal: every process gets as many; who has none left computes one that weighs nothing.
+    """
+
+    processes: Processes = THIS_ALONE
+    equal: bool = False
+
+    def of(self, groups: list[list[Document]]) -> tuple[list[list[Document]], int]:
+        """This process's groups of documents, and how many of them at the end do not count.
+
+        The longest are dealt out first, so that all processes have about as much to compute.
+        """
+        world = self.processes.world_size
+        if world == 1:
+            return groups, 0
+        dealt = sorted(groups, key=lambda group: -sum(len(document.ids) for document in group))
+        own = dealt[self.processes.rank :: world]
+        missing = -(-len(dealt) // world) - len(own) if self.equal else 0
+        return [*own, *[dealt[-1]] * missing], missing
+
+
+ALONE = Share()
 
 
 @dataclass(frozen=True)
@@ -30,6 +61,8 @@ class Feed:
         device: where batches are put.
         max_steps: fewer steps than the epochs have, or None.
         frozen: computes the layers below the first trained one, once per document; or None.
+        share: of each step's micro-batches.
+        padded: each document is a row of its own (see `danlu.training.sequences`).
     """
 
     store: Store
@@ -41,6 +74,13 @@ class Feed:
     device: torch.device
     max_steps: int | None = None
     frozen: FrozenLayers | None = None
+    share: Share = ALONE
+    padded: bool = False
+
+    @property
+    def rank(self) -> int:
+        """Number of this process."""
+        return self.share.processes.rank
 
     @property
     def num_steps(self) -> int:
@@ -75,19 +115,21 @@ class Feed:
         places = range(first, last)
         return [self.store[_order(total, self.seed, place // total)[place % total]] for place in places]
 
-    def batches(self, step: int) -> list[Batch]:
-        """The micro-batches of a step, counted from 0."""
-        return self.pack(self.documents(step))
+    def batches(self, step: int) -> list[AnyBatch]:
+        """This process's micro-batches of a step, counted from 0."""
+        return self.pack(self.documents(step), self.share)
 
-    def pack(self, documents: list[Document]) -> list[Batch]:
+    def pack(self, documents: list[Document], share: Share = ALONE) -> list[AnyBatch]:
         """Any documents as micro-batches, packed as the run's are."""
-        return to_batches(documents, self.micro_batch_tokens, self.share_prefix, self.device, self.frozen)
+        budget, shares = self.micro_batch_tokens, self.share_prefix
+        return to_batches(documents, budget, shares, self.device, self.frozen, share, self.padded)
 
 
+@dataclass
 class StreamFeed:
     """The order of a run's documents where rows are streamed: those of a step are the next of the stream.
 
-    Args:
+    Attributes:
         stream: the documents, at the place of the first step.
         num_steps: optimizer steps of the whole run.
         global_batch_size: documents per step.
@@ -95,26 +137,26 @@ class StreamFeed:
         share_prefix: compute a pack's common prefix once.
         device: where batches are put.
         first_step: the step that the stream's place belongs to, counted from 0.
-
-    Attributes:
-        num_steps: as given.
+        padded: each document is a row of its own (see `danlu.training.sequences`).
     """
 
-    def __init__(
-        self,
-        stream: RowStream,
-        num_steps: int,
-        global_batch_size: int,
-        micro_batch_tokens: int,
-        share_prefix: bool,
-        device: torch.device,
-        first_step: int = 0,
-    ) -> None:
-        self.num_steps = num_steps
-        self._stream, self._batch_size, self._first = stream, global_batch_size, first_step
-        self._packing = (micro_batch_tokens, share_prefix, device)
-        self._positions = [stream.position]
-        self._next, self._documents = first_step, list[Document]()
+    stream: RowStream
+    num_steps: int
+    global_batch_size: int
+    micro_batch_tokens: int
+    share_prefix: bool
+    device: torch.device
+    first_step: int = 0
+    padded: bool = False
+
+    @property
+    def rank(self) -> int:
+        """0: rows are streamed by one process alone."""
+        return 0
+
+    def __post_init__(self) -> None:
+        self._positions = [self.stream.position]
+        self._next, self._documents = self.first_step, list[Document]()
 
     @property
     def size(self) -> str:
@@ -125,9 +167,15 @@ class StreamFeed:
         """Passes over the rows that are done after so many steps, whole ones; of steps that were asked for."""
         return float(parts_of(self.position(step))[0])
 
+    def go_to(self, step: int, position: int) -> None:
+        """Goes on at a step, counted from 0, whose rows begin at this place of the stream."""
+        self.stream.seek(position)
+        self.first_step = self._next = step
+        self._positions = [position]
+
     def position(self, step: int) -> int:
         """The place in the stream after so many steps, from which it goes on; of steps that were asked for."""
-        return self._positions[step - self._first]
+        return self._positions[step - self.first_step]
 
     def documents(self, step: int) -> list[Document]:
         """The documents of a step, counted from 0.
@@ -139,25 +187,26 @@ class StreamFeed:
             ValueError: the step is before the stream's first.
             DataError: a file is wrong, or too many rows are dropped.
         """
-        if step < self._first:
-            raise ValueError(f"step {step} is before the first, {self._first}")
+        if step < self.first_step:
+            raise ValueError(f"step {step} is before the first, {self.first_step}")
         if step < self._next - 1:
             self._next = step
-            self._stream.seek(self.position(step))
-            del self._positions[step - self._first + 1 :]
+            self.stream.seek(self.position(step))
+            del self._positions[step - self.first_step + 1 :]
         while self._next <= step:
-            self._documents = self._stream.take(self._batch_size, counted=self._next == step)
-            self._positions.append(self._stream.position)
+            self._documents = self.stream.take(self.global_batch_size, counted=self._next == step)
+            self._positions.append(self.stream.position)
             self._next += 1
         return self._documents
 
-    def batches(self, step: int) -> list[Batch]:
+    def batches(self, step: int) -> list[AnyBatch]:
         """The micro-batches of a step, counted from 0."""
         return self.pack(self.documents(step))
 
-    def pack(self, documents: list[Document]) -> list[Batch]:
+    def pack(self, documents: list[Document], share: Share = ALONE) -> list[AnyBatch]:
         """Any documents as micro-batches, packed as the run's are."""
-        return to_batches(documents, *self._packing)
+        budget, shares = self.micro_batch_tokens, self.share_prefix
+        return to_batches(documents, budget, shares, self.device, share=share, padded=self.padded)
 
 
 @functools.lru_cache(maxsize=2)
@@ -174,13 +223,25 @@ def to_batches(
     share_prefix: bool,
     device: torch.device,
     frozen: FrozenLayers | None = None,
-) -> list[Batch]:
-    """Packs documents into micro-batches on a device; with `frozen`, as states that enter the first trained layer."""
-    batches = []
-    for group in split_into_packs(documents, max_tokens, share_prefix):
+    share: Share = ALONE,
+    padded: bool = False,
+) -> list[AnyBatch]:
+    """Packs documents into micro-batches on a device; with `frozen`, as states that enter the first trained layer.
+
+    With `padded`, as rows of sources and of targets, for an encoder-decoder model; `max_tokens` then counts what fills
+    them up too.
+    """
+    split = split_by_length(documents, max_tokens) if padded else split_into_packs(documents, max_tokens, share_prefix)
+    groups, uncounted = share.of(split)
+    batches: list[AnyBatch] = []
+    for place, group in enumerate(groups):
+        counted = place < len(groups) - uncounted
+        if padded:
+            batches.append(replace(to_sequences(group, device), counted=counted))
+            continue
         packed = pack(group, share_prefix)
         batch = to_batch(packed, device)
         if frozen is not None:
             batch = replace(batch, states=frozen.states(group, packed, batch))
-        batches.append(batch)
+        batches.append(replace(batch, counted=counted))
     return batches

@@ -16,20 +16,16 @@ from typing import Any
 import psutil
 import torch
 
+from danlu.adapters.lora import base_of
 from danlu.data.packing import Pack, pack, shared_prefix
 from danlu.data.store import Store
 from danlu.data.template import Document
+from danlu.training.dropout import drops_out
+from danlu.training.halfway import input_of
 from danlu.training.objectives import Batch, Objective, to_batch
 
 _MEMORY_SHARE = 0.1
 _LAYER = re.compile(r"\.layers\.(\d+)\.")
-
-
-class _Reached(Exception):  # noqa: N818 - ends a forward pass early, on purpose
-    """The first trained layer was reached; its input is in `states`."""
-
-    def __init__(self, states: torch.Tensor) -> None:
-        self.states = states
 
 
 class FrozenLayers:
@@ -42,7 +38,7 @@ class FrozenLayers:
 
     def __init__(self, model: Any, first: int) -> None:
         self.model, self.first = model, first
-        self._decoder = model.get_base_model().get_decoder()
+        self._decoder = base_of(model).get_decoder()
         self._layers: torch.nn.ModuleList = self._decoder.layers
         self._kept: dict[tuple[int, ...], torch.Tensor] = {}
 
@@ -84,18 +80,9 @@ class FrozenLayers:
         return torch.cat([kept[0][:prefix], *(states[prefix:] for states in kept), filled]).unsqueeze(0)
 
     def _compute(self, batch: Batch) -> torch.Tensor:
-        def stop(_module: Any, positional: tuple[Any, ...], named: dict[str, Any]) -> None:
-            raise _Reached(positional[0] if positional else named["hidden_states"])
-
-        hook = self._layers[self.first].register_forward_pre_hook(stop, with_kwargs=True)
-        try:
-            with torch.no_grad():
-                self._decoder(input_ids=batch.ids, position_ids=batch.positions, use_cache=False, **batch.layout)
-        except _Reached as reached:
-            return reached.states.detach()
-        finally:
-            hook.remove()
-        raise RuntimeError(f"layer {self.first} was not reached")
+        inputs = {"input_ids": batch.ids, "position_ids": batch.positions, "use_cache": False, **batch.layout}
+        with torch.no_grad():
+            return input_of(self._layers[self.first], lambda: self._decoder(**inputs)).detach()
 
     def _keep(self, documents: Sequence[Document], prefix: int, states: torch.Tensor) -> None:
         offset = prefix
@@ -133,12 +120,13 @@ def choose_frozen(model: Any, stores: Sequence[Store], objective: Objective, sha
         objective: the loss of the training.
         share_prefix: as in training.
     """
-    base = model.get_base_model()
+    base = base_of(model)
+    if base.config.is_encoder_decoder:
+        return None  # its layers are counted twice
     first = first_trained_layer(model)
     config = base.config.get_text_config()
-    dropped = any(getattr(config, name, 0) for name in ("attention_dropout", "hidden_dropout", "embd_pdrop"))
     mixed = len(set(getattr(config, "layer_types", None) or [""])) > 1  # masks are chosen by the layer's index
-    if first == 0 or dropped or mixed or not hasattr(base.get_decoder(), "layers"):
+    if first == 0 or drops_out(config) or mixed or not hasattr(base.get_decoder(), "layers"):
         return None
     needed = sum(store.num_tokens for store in stores) * config.hidden_size * base.dtype.itemsize
     if needed > _MEMORY_SHARE * psutil.virtual_memory().available:

@@ -18,16 +18,17 @@ _KEPT_BYTES, _USUAL_BYTES = 1 << 30, 1 << 25
 _KERNELS_KEPT = 64
 
 
-def prepare_machine() -> None:
+def prepare_machine(num_processes: int = 1) -> None:
     """As many threads as this process may use, and memory that is freed stays at hand.
 
     By default glibc gives large blocks back to the system at once and gets them again, page by page, for the next
     tensor; that was a tenth of a training step. oneDNN keeps a program for each shape that it met, 1,024 of them:
-    fewer do. What the user has set by OMP_NUM_THREADS or ONEDNN_PRIMITIVE_CACHE_CAPACITY stays.
+    fewer do. `num_processes` on this machine share its cores. What the user has set by OMP_NUM_THREADS or
+    ONEDNN_PRIMITIVE_CACHE_CAPACITY stays.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS_KEPT))
     if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(min(torch.get_num_threads(), usable_cores()))
+        torch.set_num_threads(min(torch.get_num_threads(), max(1, usable_cores() // num_processes)))
     _set_allocator(_KEPT_BYTES)
 
 

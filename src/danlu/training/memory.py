@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from danlu.adapters.lora import base_of
 from danlu.data.store import Store
 from danlu.data.template import Document
 from danlu.errors import Fault, ModelError, RecipeError
@@ -52,7 +53,7 @@ def checkpoint_activations(model: Any, share: float) -> None:
     """
     from transformers.modeling_layers import GradientCheckpointingLayer
 
-    base = model.get_base_model()
+    base = base_of(model)
     if not share:
         if base.is_activation_checkpointing:
             base.activation_checkpointing_disable()
@@ -94,7 +95,8 @@ def plan_memory(
     documents = [store[index] for index in range(min(len(store), _NUM_CANDIDATES))]
     longest = max(documents, key=lambda document: len(document.ids))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    state = 3 * sum(parameter.numel() * parameter.element_size() for parameter in trained)
+    # Gradient and two moments; in fewer bits than 32 also a float32 master and its gradient.
+    state = sum(one.numel() * (12 if one.dtype == torch.float32 else 18) for one in trained)
     resident = resident_bytes() + state + _RESERVE_BYTES
     per_token, most = 0, 0
     for share in sorted({plan.checkpointed_share, *(share for share in _SHARES if share > plan.checkpointed_share)}):
@@ -128,11 +130,12 @@ def _bytes_per_token(model: Any, engine: Engine, document: Document) -> int:
 
     training = model.training
     model.train()
-    (batch,) = to_batches([document], 1, engine.shares_prefix, next(model.parameters()).device)
+    device = next(model.parameters()).device
+    (batch,) = to_batches([document], 1, engine.shares_prefix, device, padded=engine.padded)
     try:
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
             engine.objective(model, batch)[0].detach()
     finally:
         model.train(training)
-    num_bytes: int = sum(kept.values()) // batch.ids.shape[1]
+    num_bytes: int = sum(kept.values()) // batch.num_computed
     return max(1, num_bytes)

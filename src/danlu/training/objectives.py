@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import torch
 
+from danlu.adapters.lora import base_of
 from danlu.data.packing import Pack
 
 _ROUND_TOKENS, _ROUND_LENGTH = 64, 32
@@ -30,6 +31,7 @@ class Batch:
         num_tokens: tokens of the documents.
         states: `[1, T, hidden_size]` that enter the first trained layer, where the layers below it are not
             computed again (see `danlu.training.frozen`); else None.
+        counted: false where a batch is computed only because other processes compute one: it weighs nothing.
     """
 
     ids: torch.Tensor
@@ -39,13 +41,24 @@ class Batch:
     layout: dict[str, torch.Tensor]
     num_tokens: int
     states: torch.Tensor | None = None
+    counted: bool = True
+
+    @property
+    def weight(self) -> float:
+        """What the batch's summed loss is divided by, once summed with that of the step's other batches."""
+        return float(len(self.target_ids)) if self.counted else 0.0
+
+    @property
+    def num_computed(self) -> int:
+        """Tokens of the forward pass, what fills up among them."""
+        return int(self.ids.shape[1])
 
 
 class Objective(Protocol):
     """Loss of a batch as a sum, and the weight to divide it by."""
 
-    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, float]:
-        """See the module's text."""
+    def __call__(self, model: Any, batch: Any, label_smoothing: float = 0.0) -> tuple[torch.Tensor, float]:
+        """See the module's text; labels are smoothed where a step is trained, never where a loss is measured."""
         ...
 
 
@@ -78,14 +91,16 @@ def to_batch(pack: Pack, device: torch.device) -> Batch:
     )
 
 
-def sft(model: Any, batch: Batch) -> tuple[torch.Tensor, float]:
+def sft(model: Any, batch: Batch, label_smoothing: float = 0.0) -> tuple[torch.Tensor, float]:
     """Supervised fine-tuning: summed cross-entropy of the answer tokens, in float32; weight is their number.
 
     Logits are made for the predicting positions only.
     """
     output = model(**_inputs(batch), logits_to_keep=batch.target_positions)
-    loss = torch.nn.functional.cross_entropy(output.logits[0].float(), batch.target_ids, reduction="sum")
-    return loss, float(len(batch.target_ids))
+    loss = torch.nn.functional.cross_entropy(
+        output.logits[0].float(), batch.target_ids, reduction="sum", label_smoothing=label_smoothing
+    )
+    return loss, batch.weight
 
 
 @dataclass(frozen=True)
@@ -105,7 +120,7 @@ class ChosenSft:
     @classmethod
     def of(cls, model: Any) -> ChosenSft | None:
         """For PEFT's wrapped model, as far as its config tells; None if its head is trained, or more than a product."""
-        base = model.get_base_model()
+        base = base_of(model)
         head = base.get_output_embeddings()
         if type(head) is not torch.nn.Linear or head.bias is not None or head.weight.requires_grad:
             return None
@@ -115,14 +130,16 @@ class ChosenSft:
         scale = getattr(config, "logit_scale", None) or 1 / (getattr(config, "logits_scaling", None) or 1)
         return cls(head.weight, float(scale), getattr(config, "final_logit_softcapping", None))
 
-    def __call__(self, model: Any, batch: Batch) -> tuple[torch.Tensor, float]:
+    def __call__(self, model: Any, batch: Batch, label_smoothing: float = 0.0) -> tuple[torch.Tensor, float]:
         """As `sft`."""
         from danlu.kernels.chosen_loss import chosen_loss
 
         states = model.get_decoder()(**_inputs(batch)).last_hidden_state[0]
         chosen = states.index_select(0, batch.target_positions)
-        loss = chosen_loss(chosen, self.head, batch.target_ids, self.scale, self.softcap)
-        return loss, float(len(batch.target_ids))
+        loss = chosen_loss(
+            chosen, self.head, batch.target_ids, self.scale, self.softcap, label_smoothing=label_smoothing
+        )
+        return loss, batch.weight
 
 
 def _inputs(batch: Batch) -> dict[str, Any]:

@@ -20,70 +20,123 @@ from danlu.recipe import LoadedRecipe, dump_recipe
 from danlu.recipe.training_schema import TrainingSection
 from danlu.runs import create_folder, require_disk, write_json, write_manifest, write_text
 from danlu.tracking.memory import peak_memory_bytes
-from danlu.tracking.metrics import MetricsFile
+from danlu.tracking.metrics import MetricsFile, cut_metrics, read_metrics
 from danlu.tracking.progress import progress, say
+from danlu.training.processes import Processes, first_before_others, joined
+from danlu.training.resuming import CHECKPOINTS, require_resumable
+from danlu.training.stopping import StopRequest, stop_on_signals
 
 
-def run_training(loaded: LoadedRecipe, quiet: bool = False) -> dict[str, Any]:
-    """Trains as the recipe says.
+def run_training(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False) -> dict[str, Any]:
+    """Trains as the recipe says; in a process group if this is one of several processes.
 
     Args:
         loaded: a checked recipe.
         quiet: no progress on stderr.
+        resume: go on from the newest whole checkpoint of the run folder, or begin where there is none.
 
     Returns:
         `run_folder`, `steps`, `train_loss`, `evaluation_loss`, `tokens_per_second`, `peak_memory_bytes`,
-        `seconds`, `trainable_parameters`, `total_parameters`, `trainable_share`, and what `danlu data` gives.
+        `seconds`, `trainable_parameters`, `total_parameters`, `trainable_share`, and what `danlu data` gives; nothing
+        where another process writes the run folder.
 
     Raises:
         InputError: something in the recipe, data or model is wrong; the run folder is not left behind.
-        DataError: streamed rows are found to be wrong on the way; the adapter as far as it came is in the run folder.
-        Stopped: Ctrl-C; the adapter as far as it came is in the run folder.
+        DataError: streamed rows are found to be wrong on the way; what was trained so far is in the run folder.
+        Stopped: Ctrl-C or SIGTERM; a checkpoint and what was trained so far are in the run folder.
+        WorkError: another process of the run was lost.
     """
     started = time.perf_counter()
-    folder = create_folder(loaded.run_folder, "run folder", "run.folder=NAME")
-    with ExitStack() as opened:
+    with joined() as processes, ExitStack() as opened:
+        quiet = quiet or not processes.first
+        folder = loaded.run_folder
+        goes_on = _open_folder(loaded, folder, processes, resume)
         try:
-            session, prepared, stream = _set_up(loaded, folder, opened)
+            session, prepared, stream = _set_up(loaded, folder, opened, processes)
+            if goes_on:
+                _go_on(session, folder, quiet)
         except BaseException:
             opened.close()
-            shutil.rmtree(folder)
+            if processes.first and not goes_on:
+                shutil.rmtree(folder, ignore_errors=True)
             raise
-        shutil.copyfile(prepared.folder / LEDGER, folder / LEDGER)
-        shutil.copyfile(prepared.folder / EVALUATION_ROWS, folder / EVALUATION_ROWS)
-        write_json(folder / "environment.json", session.environment)
         if not quiet:
             say(session.describe())
         try:
-            result = _fit(session, folder, loaded.recipe.training, quiet)
+            result = _fit(session, folder, loaded, quiet)
         finally:
             if stream is not None:
                 opened.close()
                 write_json(folder / LEDGER, _streamed_ledger(prepared, stream))
-    session.write_probes(folder / "probes")
+        return _close_folder(session, folder, result | _summary(prepared, stream), started) if processes.first else {}
+
+
+def _open_folder(loaded: LoadedRecipe, folder: Path, processes: Processes, resume: bool) -> bool:
+    """Makes the run folder; or gives whether the run in it is to go on."""
+    goes_on = resume and require_resumable(loaded, folder)
+    if processes.first and not goes_on:
+        if resume:
+            shutil.rmtree(folder, ignore_errors=True)  # it has nothing to go on from
+        create_folder(folder, "run folder", "run.folder=NAME")
+    return goes_on
+
+
+def _close_folder(session: Any, folder: Path, result: dict[str, Any], started: float) -> dict[str, Any]:
+    """Writes probes and manifest; what the run came to."""
+    session.write_probes(folder)
+    trainable, total = session.counts
     result |= {
         "run_folder": str(folder),
+        "trainable_parameters": trainable,
+        "total_parameters": total,
+        "trainable_share": round(trainable / total, 6),
         "peak_memory_bytes": peak_memory_bytes(),
         "seconds": round(time.perf_counter() - started, 3),
-        **session.sizes(),
-        **_summary(prepared, stream),
     }
-    write_manifest(folder, "run", {"result": result, "base_sha256": session.base_sha256, "engine": session.engine.name})
+    about = {"result": result, "base_sha256": session.base_sha256, "engine": session.engine.name}
+    write_manifest(folder, "run", about, skip=[CHECKPOINTS])
     return result
 
 
-def _set_up(loaded: LoadedRecipe, folder: Path, opened: ExitStack) -> tuple[Any, Prepared, RowStream | None]:
+def _set_up(
+    loaded: LoadedRecipe, folder: Path, opened: ExitStack, processes: Processes
+) -> tuple[Any, Prepared, RowStream | None]:
     """All that training needs; a stream of rows, if they are streamed, is closed with `opened`."""
     recipe = loaded.recipe
-    require_disk(folder, 128 * 2**20, "the run")
-    base = find_model(recipe.model.name, recipe.model.revision)
-    tokenizer = load_tokenizer(base)
-    prepared = prepare(loaded, base, local_answers, held_alone=recipe.data.streaming)
+    if processes.first:
+        require_disk(folder, 128 * 2**20, "the run")
+    with first_before_others(processes):
+        base = find_model(recipe.model.name, recipe.model.revision)
+        tokenizer = load_tokenizer(base)
+        prepared = prepare(loaded, base, local_answers, held_alone=recipe.data.streaming)
     stream = opened.enter_context(open_stream(loaded, base, prepared, folder)) if recipe.data.streaming else None
-    write_text(folder / "recipe.resolved.yaml", dump_recipe(recipe))
+    if processes.first:
+        write_text(folder / "recipe.resolved.yaml", dump_recipe(recipe))
+        shutil.copyfile(prepared.folder / LEDGER, folder / LEDGER)
+        shutil.copyfile(prepared.folder / EVALUATION_ROWS, folder / EVALUATION_ROWS)
     from danlu.training.session import Session  # imports torch, after the resolved recipe is on disk
 
-    return Session(recipe, base, tokenizer, prepared, stream), prepared, stream
+    session = Session(recipe, base, tokenizer, prepared, stream, processes)
+    if processes.first:
+        write_json(folder / "environment.json", session.environment)
+    return session, prepared, stream
+
+
+def _go_on(session: Any, folder: Path, quiet: bool) -> None:
+    """Puts a session where its newest whole checkpoint left off, and takes back what was noted after that."""
+    from danlu.training.checkpoint import newest_checkpoint
+
+    checkpoint, faults = newest_checkpoint(folder)
+    if not quiet:
+        for fault in faults:
+            say(str(fault))
+    if checkpoint is None:
+        return
+    session.resume(checkpoint)
+    if session.processes.first:
+        cut_metrics(folder, checkpoint.step)
+    if not quiet:
+        say(f"goes on after step {checkpoint.step}")
 
 
 def _streamed_ledger(prepared: Prepared, stream: RowStream) -> dict[str, Any]:
@@ -104,57 +157,82 @@ def _summary(prepared: Prepared, stream: RowStream | None) -> dict[str, Any]:
     }
 
 
-def _fit(session: Any, folder: Path, training: TrainingSection, quiet: bool) -> dict[str, Any]:
-    """Steps, evaluation losses and metrics; the adapter is saved however it ends."""
-    metrics = MetricsFile(folder)
-    every = training.evaluate_every_steps
-    losses: list[float] = []
-    evaluated: dict[int, float] = {}
-    tokens, seconds = 0, 0.0
+def _fit(session: Any, folder: Path, loaded: LoadedRecipe, quiet: bool) -> dict[str, Any]:
+    """Steps, evaluation losses, checkpoints and metrics; what was trained is saved however it ends."""
+    training = loaded.recipe.training
+    metrics = MetricsFile(folder) if session.processes.first else None
+    tokens, seconds, done = 0, 0.0, session.first_step
     try:
-        with progress("training", session.feed.num_steps, quiet) as bar:
+        with progress("training", session.feed.num_steps, quiet) as bar, stop_on_signals() as request:
             for step in session.steps():
-                tokens, seconds = tokens + step.tokens, seconds + step.seconds
-                losses.append(step.loss)
-                line = {
-                    "step": step.number,
-                    "epoch": round(session.feed.epoch(step.number), 4),
-                    "loss": step.loss,
-                    "learning_rate": step.learning_rate,
-                    "gradient_norm": step.gradient_norm,
-                    "tokens": step.tokens,
-                    "trained_tokens": step.trained_tokens,
-                    "seconds": step.seconds,
-                }
-                if _evaluation_due(step.number, session.feed, every):
-                    evaluated[step.number] = line["evaluation_loss"] = session.evaluation_loss()
-                metrics.write(line)
+                tokens, seconds, done = tokens + step.tokens, seconds + step.seconds, step.number
+                line = _line(step, session, training)
+                if metrics:
+                    metrics.write(line)
                 bar.update(
-                    step.number,
-                    f"loss {step.loss:.3f}  {tokens / seconds:.0f} tokens/s  {peak_memory_bytes() / 1e9:.1f} GB",
+                    done, f"loss {step.loss:.3f}  {tokens / seconds:.0f} tokens/s  {peak_memory_bytes() / 1e9:.1f} GB"
                 )
-    except KeyboardInterrupt as stop:
-        raise Stopped(_save_unfinished(session, folder, len(losses))) from stop
+                stops = _asked_to_stop(session, request)
+                if done < session.feed.num_steps and (stops or _checkpoint_due(done, training)):
+                    _checkpoint(session, folder, done, training)
+                if stops and done < session.feed.num_steps:
+                    raise Stopped(_save_unfinished(session, folder, done, loaded))
     except DataError as error:  # only rows that are read on the way are found to be wrong this late
-        raise DataError(*error.faults, _save_unfinished(session, folder, len(losses))) from error
+        raise DataError(*error.faults, _save_unfinished(session, folder, done, loaded)) from error
     finally:
-        metrics.close()
-    session.save_adapter(folder / "adapter")
+        if metrics:
+            metrics.close()
+    session.save(folder)
+    lines = read_metrics(folder)
     return {
-        "steps": len(losses),
-        "train_loss": losses[-1],
-        "evaluation_loss": list(evaluated.values())[-1] if evaluated else None,
-        "tokens_per_second": tokens / seconds,
+        "steps": done,
+        "train_loss": lines[-1]["loss"],
+        "evaluation_loss": next((x["evaluation_loss"] for x in reversed(lines) if x.get("evaluation_loss")), None),
+        "tokens_per_second": tokens / seconds if seconds else None,
     }
 
 
-def _save_unfinished(session: Any, folder: Path, steps: int) -> Fault:
-    """Saves the adapter of a run that ends early, and says so."""
-    session.save_adapter(folder / "adapter")
+def _line(step: Any, session: Any, training: TrainingSection) -> dict[str, Any]:
+    """What the metrics say of a step; with the loss on held-out rows where it is due."""
+    line = {
+        "step": step.number,
+        "epoch": round(session.feed.epoch(step.number), 4),
+        "loss": step.loss,
+        "learning_rate": step.learning_rate,
+        "gradient_norm": step.gradient_norm,
+        "tokens": step.tokens,
+        "trained_tokens": step.trained_tokens,
+        "seconds": step.seconds,
+    }
+    if _evaluation_due(step.number, session.feed, training.evaluate_every_steps):
+        line["evaluation_loss"] = session.evaluation_loss()
+    return line
+
+
+def _asked_to_stop(session: Any, request: StopRequest) -> bool:
+    """Whether any of the processes was."""
+    return bool(session.backend.total(float(request.asked)))
+
+
+def _checkpoint_due(step: int, training: TrainingSection) -> bool:
+    return training.checkpoints is not None and step % training.checkpoints.every_steps == 0
+
+
+def _checkpoint(session: Any, folder: Path, step: int, training: TrainingSection) -> None:
+    from danlu.training.checkpoint import write_checkpoint
+
+    checkpoint = session.checkpoint(step)
+    if session.processes.first:
+        write_checkpoint(folder, checkpoint, training.checkpoints.keep_last if training.checkpoints else 1)
+
+
+def _save_unfinished(session: Any, folder: Path, steps: int, loaded: LoadedRecipe) -> Fault:
+    """Saves what a run that ends early has trained, and says so."""
+    session.save(folder)
     return Fault(
-        f"stopped after step {steps} of {session.feed.num_steps}; the adapter so far is saved",
-        str(folder / "adapter"),
-        hint=f"try it: danlu chat {folder}; it has no probes, so no export",
+        f"stopped after step {steps} of {session.feed.num_steps}; what was trained so far is saved",
+        str(folder),
+        hint=f"go on: danlu train {loaded.path} --resume (with the same overrides); or try it: danlu chat {folder}",
     )
 
 

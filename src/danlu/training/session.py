@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from danlu.adapters.fitting import fit_adapter
-from danlu.adapters.kinds import KINDS
-from danlu.adapters.lora import add_adapter, parameter_counts, save_adapter
-from danlu.adapters.targets import skeleton
+from danlu.adapters.lora import load_adapter, parameter_counts, save_adapter
 from danlu.data.prepared import EVALUATION, TRAIN, Prepared
 from danlu.data.records import Messages
 from danlu.data.store import Store
 from danlu.data.stream import RowStream
 from danlu.data.template import stop_ids
 from danlu.engines.transformers_engine import TransformersEngine
-from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base
+from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base, require_dtype
+from danlu.models.quantization import compute_in
+from danlu.models.saving import save_model
 from danlu.recipe import Recipe
-from danlu.recipe.training_schema import ConstantSchedule, TrainingSection
+from danlu.recipe.training_schema import ConstantSchedule, DeepSpeedBackend, TrainingSection
 from danlu.training import schedules
-from danlu.training.backends import SingleProcess
+from danlu.training.assembly import plan_model
+from danlu.training.backends import make_backend, require_backend, shards
+from danlu.training.checkpoint import Checkpoint
 from danlu.training.engine import choose_engine
 from danlu.training.environment import describe_environment
-from danlu.training.feed import Feed, StreamFeed
-from danlu.training.frozen import choose_frozen
-from danlu.training.loop import Step, mean_loss, train
+from danlu.training.feed import Feed, Share, StreamFeed
+from danlu.training.frozen import choose_frozen, first_trained_layer
+from danlu.training.loop import Course, Step, mean_loss, train
 from danlu.training.machine import prepare_machine, release_memory
 from danlu.training.memory import MemoryPlan, checkpoint_activations, plan_memory
+from danlu.training.objectives import sft
 from danlu.training.optimizers import make_optimizer, require_optimizer
 from danlu.training.probes import expect, write_probes
-from danlu.training.trained import base_hash
+from danlu.training.processes import THIS_ALONE, Processes
+from danlu.training.regularisation import Regularisation
+from danlu.training.trained import ADAPTER, MODEL, base_hash
 
 _NUM_FIRST_ROWS = 20  # of a stream: for the probes, and to choose the attention by
 
@@ -46,33 +51,46 @@ class Session:
         tokenizer: the base's.
         prepared: the labelled data.
         stream: the training rows, if they are streamed; then `prepared` has evaluation rows alone.
+        processes: of the run, this one among them.
 
     Raises:
-        RecipeError: the adapter does not fit the model; found before any weight is loaded.
+        RecipeError: the recipe does not fit the model, the machine or the processes; found before any weight is loaded.
+        ModelError: the base is quantised already; found as early.
         DataError: the first streamed rows can't be used; found before any weight is loaded.
     """
 
     def __init__(
-        self, recipe: Recipe, base: Path, tokenizer: Any, prepared: Prepared, stream: RowStream | None = None
+        self,
+        recipe: Recipe,
+        base: Path,
+        tokenizer: Any,
+        prepared: Prepared,
+        stream: RowStream | None = None,
+        processes: Processes = THIS_ALONE,
     ) -> None:
-        adapter, training = recipe.adapter, recipe.training
-        prepare_machine()
-        require_optimizer(training.optimizer)
-        wanted = KINDS[adapter.type](**adapter.model_dump(exclude={"type", "target_modules"}))
-        fitted, targets = fit_adapter(skeleton(base), wanted, adapter.target_modules)
+        training = recipe.training
+        prepare_machine(processes.local_world_size)
         self.recipe, self.base, self.tokenizer, self.prepared = recipe, base, tokenizer, prepared
+        self.processes, self.first_step = processes, 0
+        device = choose_device()
+        require_dtype(recipe.model.dtype, device)
+        self.dtype = choose_dtype(recipe.model.dtype, device)
+        require_backend(training.backend, processes, training.global_batch_size, self.dtype)
+        self._shards = shards(training.backend)
+        require_optimizer(training.optimizer, self._shards or isinstance(training.backend, DeepSpeedBackend))
+        planned = plan_model(recipe, base)
+        self.regularisation = Regularisation(training.label_smoothing, training.neftune_noise_alpha, planned.dropout)
         first_rows, first_documents = stream.first_rows(_NUM_FIRST_ROWS) if stream else ([], [])
         self._probe_rows: list[Messages] = prepared.probe_rows() or first_rows
-        device = choose_device()
-        self.dtype = choose_dtype(recipe.model.dtype, device)
         self.base_sha256 = base_hash(base)
-        self.model = add_adapter(load_base(base, self.dtype), fitted, targets, recipe.run.seed)
+        self.model = planned.load(self.dtype)
         self.environment = describe_environment(self.dtype)
         self.held = prepared.store(EVALUATION)
         train_store = prepared.store(TRAIN)
         self.engine = choose_engine(self.model, first_documents or train_store)
+        self._dropout_off = planned.dropout.put_in(self.model)
         release_memory()  # of the proof, which computed by the model's own code
-        prepare_machine()
+        prepare_machine(processes.local_world_size)
         self.memory = plan_memory(
             self.model,
             self.engine,
@@ -80,23 +98,32 @@ class Session:
             MemoryPlan(training.micro_batch_tokens, training.activation_checkpointing),
             training.max_memory,
         )
+        # Chunks of logits read the head's weights outside of the model's forward pass, where shards are not gathered.
+        self.objective = sft if self._shards else self.engine.objective
         # What is kept for one document would hold traces of others where these can't lie side by side; and streamed
-        # documents are too many to keep anything for each.
+        # documents are too many to keep anything for each. Noise and dropout are other ones in each epoch.
         self.frozen = (
-            choose_frozen(self.model, [train_store, self.held], self.engine.objective, self.engine.shares_prefix)
-            if self.engine.packs and stream is None
+            choose_frozen(self.model, [train_store, self.held], self.objective, self.engine.shares_prefix)
+            if self.engine.packs and stream is None and not self._shards and not self.regularisation.varies(self.model)
             else None
         )
-        self.feed = self._make_feed(stream or train_store, device)
-        optimizer = make_optimizer(
+        self.counts = parameter_counts(self.model)
+        self.backend = make_backend(
+            training.backend,
             self.model,
-            training.optimizer,
-            training.learning_rate,
-            (training.beta1, training.beta2),
-            training.weight_decay,
-            training.loraplus_lr_ratio,
+            functools.partial(
+                make_optimizer,
+                name=training.optimizer,
+                learning_rate=training.learning_rate,
+                betas=(training.beta1, training.beta2),
+                weight_decay=training.weight_decay,
+                loraplus_lr_ratio=training.loraplus_lr_ratio,
+            ),
+            processes,
+            training.max_gradient_norm,
         )
-        self.backend = SingleProcess(self.model.parameters(), optimizer)
+        self._share = Share(processes, self.backend.equal_shares)
+        self.feed = self._make_feed(stream or train_store, device)
 
     def _make_feed(self, rows: RowStream | Store, device: torch.device) -> Feed | StreamFeed:
         training, engine = self.recipe.training, self.engine
@@ -104,7 +131,7 @@ class Session:
         batch_size, shares = training.global_batch_size, engine.shares_prefix
         if isinstance(rows, RowStream):
             assert training.max_steps is not None, "the data stage asks for it"
-            return StreamFeed(rows, training.max_steps, batch_size, packed_tokens, shares, device)
+            return StreamFeed(rows, training.max_steps, batch_size, packed_tokens, shares, device, padded=engine.padded)
         return Feed(
             rows,
             training.num_epochs,
@@ -115,40 +142,58 @@ class Session:
             device,
             training.max_steps,
             self.frozen,
+            self._share,
+            engine.padded,
         )
+
+    def checkpoint(self, step: int) -> Checkpoint:
+        """All that is needed to go on after a step; every process must ask, the first one writes it down."""
+        position = self.feed.position(step) if isinstance(self.feed, StreamFeed) else None
+        return Checkpoint(step, position, self.backend.state())
+
+    def resume(self, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint. What is kept of frozen layers is made again as it was made then."""
+        self.backend.load(checkpoint.trained)
+        self.first_step = checkpoint.step
+        if isinstance(self.feed, StreamFeed):
+            assert checkpoint.position is not None, "a streamed run wrote it"
+            self.feed.go_to(checkpoint.step, checkpoint.position)
+        elif self.frozen is not None:
+            for step in range(min(checkpoint.step, -int(-self.feed.steps_per_epoch // 1))):
+                self.feed.batches(step)
 
     @property
     def trained(self) -> Any:
         """What the loop calls: the model, or the part of it above the frozen layers."""
-        return self.frozen or self.model
-
-    def sizes(self) -> dict[str, float]:
-        """`trainable_parameters`, `total_parameters`, and the share of the former."""
-        trainable, total = parameter_counts(self.model)
-        return {
-            "trainable_parameters": trainable,
-            "total_parameters": total,
-            "trainable_share": round(trainable / total, 6),
-        }
+        return self.frozen or self.backend.model
 
     def describe(self) -> str:
         """What is about to run, in a few words."""
-        trainable, total, share = self.sizes().values()
+        trainable, total = self.counts
         return (
-            f"{trainable:,} of {total:,} parameters trained ({share:.2%}), "
+            f"{trainable:,} of {total:,} parameters trained ({trainable / total:.2%}), "
             f"{self.feed.size}, {self.feed.num_steps} steps, "
-            f"{str(self.dtype).removeprefix('torch.')}, {self.engine.name}"
-            + (f", layers below {self.frozen.first} computed once" if self.frozen else "")
+            f"{str(self.dtype).removeprefix('torch.')}"
+            + (f" on {quantization.type} weights" if (quantization := self.recipe.model.quantization) else "")
+            + f", {self.engine.name}"
+            + (f", {self.processes.world_size} processes" if self.processes.world_size > 1 else "")
+            + (f", layers below {self.frozen.first} computed once" if self.frozen else self._not_frozen)
             + (f", {share:.0%} of the layers checkpointed" if (share := self.memory.checkpointed_share) else "")
         )
 
+    @property
+    def _not_frozen(self) -> str:
+        """Why layers that could have been computed once are not."""
+        first, reason = first_trained_layer(self.model), self.regularisation.varies(self.model)
+        return f", layers below {first} computed in every epoch ({reason})" if first and reason else ""
+
     def steps(self) -> Iterator[Step]:
-        """Runs the training loop."""
-        torch.manual_seed(self.recipe.run.seed)
+        """Runs the training loop, from the first step or from the checkpoint's."""
         training = self.recipe.training
         schedule = make_schedule(training, self.feed.num_steps)
-        feed: Any = self.feed  # either kind: the loop asks for no more than num_steps and batches
-        return train(self.trained, self.engine.objective, feed, self.backend, schedule, training.max_gradient_norm)
+        feed: Any = self.feed  # either kind: the loop asks for no more than num_steps, rank and batches
+        course = Course(schedule, training.max_gradient_norm, self.recipe.run.seed, self.first_step)
+        return train(self.trained, self.regularisation.objective(self.objective), feed, self.backend, course)
 
     def evaluation_loss(self) -> float | None:
         """Mean loss per answer token of held-out rows; None if there are none."""
@@ -156,29 +201,50 @@ class Session:
             return None
         count = min(len(self.held), self.recipe.training.evaluation_max_rows or len(self.held))
         documents = [self.held[place * len(self.held) // count] for place in range(count)]
-        return mean_loss(self.trained, self.engine.objective, self.feed.pack(documents))
+        batches = self.feed.pack(documents, self._share)
+        return mean_loss(self.trained, self.objective, batches, self.backend.total)
 
-    def save_adapter(self, folder: Path) -> None:
-        """Writes the adapter in PEFT's format."""
-        save_adapter(self.model, folder, self.recipe.model.name)
+    def save(self, folder: Path) -> None:
+        """Writes what was trained: the adapter in PEFT's format, or the whole model; every process must call."""
+        whole = self.backend.state().parameters if self._shards else None
+        if not self.processes.first:
+            return
+        if self.recipe.adapter is not None:
+            save_adapter(self.model, folder / ADAPTER, self.recipe.model.name, whole)
+            return
+        model = self.model
+        if whole is not None:
+            model = load_base(self.base, self.dtype)
+            model.load_state_dict(whole, strict=False)  # what is not there was frozen
+        save_model(model, self.tokenizer, folder / MODEL, stop_ids(self.tokenizer, generation_defaults(self.base)))
 
     def write_probes(self, folder: Path) -> None:
         """Answers the probe questions in the run's dtype and in float32, and writes everything down."""
+        self._dropout_off()
         self.engine.off()
         checkpoint_activations(self.model, 0.0)
         self.frozen = None
         del self.backend, self.feed  # the optimizer's moments and the kept states
         release_memory()
+        if self._shards:
+            self.model = self._load_saved(folder)
         questions = [messages[:-1] for messages in self._probe_rows]
         stops = stop_ids(self.tokenizer, generation_defaults(self.base))
         longest = self.recipe.evaluation.max_new_tokens if self.recipe.evaluation else 64
         self.model.eval()
         by_dtype = {}
         for dtype in dict.fromkeys((self.dtype, torch.float32)):
-            model = self.model if dtype == self.dtype else self.model.to(dtype)
+            model = self.model if dtype == self.dtype else compute_in(self.model, dtype)
             engine = TransformersEngine(model, self.tokenizer, stops, batch_size=len(questions))
             by_dtype[str(dtype).removeprefix("torch.")] = expect(engine, questions, longest)
-        write_probes(folder, self.tokenizer, stops, questions, longest, by_dtype)
+        write_probes(folder / "probes", self.tokenizer, stops, questions, longest, by_dtype)
+
+    def _load_saved(self, folder: Path) -> Any:
+        """What `save` wrote, whole: the shards of other processes are not here."""
+        if self.recipe.adapter is None:
+            return load_base(folder / MODEL, self.dtype)
+        base = load_base(self.base, self.dtype, quantization=self.recipe.model.quantization)
+        return load_adapter(base, folder / ADAPTER)
 
 
 def make_schedule(training: TrainingSection, num_steps: int) -> schedules.Schedule:

@@ -16,13 +16,15 @@ from danlu.data.template import stop_ids
 from danlu.engines.transformers_engine import TransformersEngine
 from danlu.errors import Fault, FolderError, ModelError
 from danlu.models.folder import weight_files
-from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base
+from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base, load_plain
+from danlu.models.quantization import compute_in
 from danlu.models.source import find_model
 from danlu.models.tokenizer import load_tokenizer
 from danlu.recipe import Recipe, load_recipe
 from danlu.runs import MANIFEST, file_hash, read_manifest
 
 RECIPE = "recipe.resolved.yaml"
+ADAPTER, MODEL = "adapter", "model"  # what was trained: beside the base, or instead of it
 
 
 @dataclass(frozen=True)
@@ -63,13 +65,23 @@ class TrainedRun:
             )
         return folder
 
+    def plain_base(self) -> Any:
+        """The base as the run had it, rounded or quantised, as plain float32 weights."""
+        return load_plain(self.base_folder(), self.dtype, self.recipe.model.quantization)
+
     def engine(self, dtype: torch.dtype) -> TransformersEngine:
-        """Base and adapter, ready to answer with either."""
+        """Tuned model and base, ready to answer with either, computed in `dtype` whatever the run was computed in."""
         folder = self.base_folder()
         tokenizer = load_tokenizer(folder)
-        model = load_adapter(load_base(folder, dtype), self.folder / "adapter")
+        base = compute_in(load_base(folder, self.dtype, quantization=self.recipe.model.quantization), dtype)
+        alone = None
+        if self.recipe.adapter is None:
+            model, alone = load_base(self.folder / MODEL, dtype), base
+        else:
+            model = load_adapter(base, self.folder / ADAPTER)
         batch_size = self.recipe.evaluation.batch_size if self.recipe.evaluation else 16
-        return TransformersEngine(model, tokenizer, stop_ids(tokenizer, generation_defaults(folder)), batch_size)
+        stops = stop_ids(tokenizer, generation_defaults(folder))
+        return TransformersEngine(model, tokenizer, stops, batch_size, alone)
 
     def evaluation_rows(self) -> list[Messages]:
         """The held-out conversations, each with its reference answer last."""
@@ -81,13 +93,14 @@ def open_run(folder: str | Path, allow_stopped: bool = False) -> TrainedRun:
 
     Args:
         folder: written by `danlu train`.
-        allow_stopped: also open a run that was stopped early but has its adapter.
+        allow_stopped: also open a run that was stopped early but has what it trained.
 
     Raises:
         FolderError: it is no run folder, or not complete.
     """
     folder = Path(folder)
-    if allow_stopped and (folder / "adapter").is_dir() and not (folder / MANIFEST).is_file():
+    has_weights = (folder / ADAPTER).is_dir() or (folder / MODEL).is_dir()
+    if allow_stopped and has_weights and not (folder / MANIFEST).is_file():
         return TrainedRun(folder, load_recipe(folder / RECIPE).recipe, {})
     about = read_manifest(folder, "run")
     if not (folder / RECIPE).is_file():

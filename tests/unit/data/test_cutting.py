@@ -8,8 +8,10 @@ import pytest
 from test_labels import THINKING_TOOLS, by_the_rule, fault, labelled, talk, trained_text
 from test_template import with_template
 
-from danlu.data.records import Record, to_record
-from danlu.data.template import tokenize
+from danlu.data import cutting, labels
+from danlu.data.labels import Labelled, label_records
+from danlu.data.records import Record, RowFault, to_record
+from danlu.data.template import answer_text, tokenize
 
 
 @pytest.fixture(scope="module")
@@ -104,6 +106,48 @@ def test_a_prompt_that_does_not_fit_alone_is_a_fault_when_answers_are_cut(tokeni
         f"the prompt alone is longer than data.max_sequence_tokens = {prompt}: {prompt} tokens"
     )
     assert labelled(tokenizer, record, prompt + 1, "cut_answer").documents[0].trained == 1
+
+
+@pytest.mark.parametrize("too_long", ["drop", "cut_prompt", "cut_answer"])
+@pytest.mark.parametrize("last_is_trained", [True, False])
+def test_of_a_row_of_many_answers_the_last_alone_tells_the_same(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, too_long: str, last_is_trained: bool
+) -> None:
+    messages = talk(*(f"{word} {number} and some more" for number in range(20) for word in ("question", "answer")))
+    messages[-1] = {**messages[-1], "train": last_is_trained}
+    record = Record(messages)
+    length = labelled(tokenizer, record).longest
+    limits = (30, length // 2, length * 3 // 4, length - 30, length - 3, length - 1, length)
+
+    def results() -> list[Labelled | str]:
+        found = [label_records(tokenizer, [record], limit, too_long)[0] for limit in limits]
+        return [str(result) if isinstance(result, RowFault) else result for result in found]
+
+    quick = results()
+    monkeypatch.setattr(cutting, "_MANY_ANSWERS", 1000)
+    assert quick == results()
+    assert {type(result) for result in quick} == {Labelled, str}
+
+
+@pytest.mark.parametrize("too_long", ["drop", "cut_prompt", "cut_answer"])
+def test_a_thousand_turns_that_can_not_fit_are_not_rendered_one_by_one(
+    tokenizer: Any, monkeypatch: pytest.MonkeyPatch, too_long: str
+) -> None:
+    answers = []
+    monkeypatch.setattr(labels, "answer_text", lambda *row: answers.append(row) or answer_text(*row))
+    row = Record(talk(*("turn" for _ in range(1000))))
+    assert isinstance(label_records(tokenizer, [row], 512, too_long)[0], RowFault)
+    assert len(answers) == 1
+
+
+def test_many_questions_are_cut_in_one_go(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    times = []
+    label_one = labels._Labeller.label_one
+    monkeypatch.setattr(labels._Labeller, "label_one", lambda *row: times.append(row) or label_one(*row))
+    record = Record(talk(*(word * 5 for _ in range(12) for word in ("long question ", "a "))))
+    found = labelled(tokenizer, record, labelled(tokenizer, record).longest - 70, "cut_prompt")
+    assert found.cut.count("question cut from") > 5
+    assert len(times) == 1
 
 
 @pytest.mark.parametrize("too_long", ["cut_prompt", "cut_answer"])

@@ -115,7 +115,7 @@ def test_unknown_format_lists_the_accepted_forms(ledger):
 
 def test_check_stops_when_nothing_is_left_whatever_the_share(ledger):
     last = faults_of(fill(ledger, 0, ["missing answer"] * 2), 1.0)[-1]
-    assert "2 of 2 rows would be dropped (100.0%), all of them" in last.what
+    assert "2 of 2 rows would be dropped (100.0%) and none is left to train on" in last.what
 
 
 @pytest.mark.parametrize(

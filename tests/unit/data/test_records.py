@@ -290,7 +290,16 @@ def test_tools_results_follow_calls_and_nothing_else(turns, expected):
     [
         ([{"function": {"arguments": {}}}], "not a tool call: it has no name"),
         (["look_up"], "not a tool call: it has no name"),
-        ([{"function": {"name": "f", "arguments": "{"}}], "not JSON: the arguments of a tool call"),
+        (
+            [{"function": {"name": "f", "arguments": "{"}}],
+            "not JSON: the arguments of a tool call: Expecting property name enclosed in double quotes",
+        ),
+        # What recurses over a row fails at a depth of its own, which must not be reached.
+        (
+            [{"function": {"name": "f", "arguments": '{"x":' * 101 + "1" + "}" * 101}}],
+            "not JSON: the arguments of a tool call: it is nested too deeply",
+        ),
+        ([{"function": {"name": "f", "arguments": '{"x": 1, "x": 2}'}}], "a key stands twice: `x`"),
         ([{"function": {"name": "f", "arguments": [1]}}], "not a tool call: its arguments are list"),
         (
             [{"function": {"name": "f", "arguments": {"x": ["\ud83d"]}}}],

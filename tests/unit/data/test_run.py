@@ -16,13 +16,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from accounting import assert_adds_up, changes_of, write_jsonl
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from danlu.data import run
-from danlu.data.run import prepare
 from danlu.errors import DanluError, DataError
-from danlu.recipe import load_recipe
 from danlu.runs import danlu_home
 
 WORDS = [
@@ -45,10 +44,6 @@ WORDS = [
 HAN = "请问我想办理银行卡账户贷款利率挂失开户密码转账限额手续费网点今天怎么可以需要多久时间身份证件地址电话"
 
 
-def no_model(name: str) -> Any:
-    raise AssertionError(f"nobody asked for {name}")
-
-
 def sentence(generator: random.Random, chinese: bool, size: int = 14) -> str:
     return "".join(generator.choices(HAN, k=size)) if chinese else " ".join(generator.choices(WORDS, k=size))
 
@@ -63,50 +58,6 @@ def some_rows(count: int, seed: int = 0) -> list[dict[str, Any]]:
         }
         for number in range(count)
     ]
-
-
-def write_jsonl(path: Path, rows: list[Any]) -> Path:
-    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def make(tmp_path: Path, model_folder: Path) -> Any:
-    """Prepares rows by a data section; gives what `prepare` gives."""
-
-    def call(data: dict[str, Any], rows: list[Any] | None = None) -> Any:
-        if rows is not None:
-            write_jsonl(tmp_path / "rows.jsonl", rows)
-        section = {"train": [str(tmp_path / "rows.jsonl")], "num_workers": 1, **data}
-        recipe = {
-            "model": {"name": "smollm2-135m-instruct"},
-            "data": section,
-            "adapter": {"type": "lora"},
-            "training": {},
-        }
-        path = tmp_path / "recipe.yaml"
-        path.write_text(json.dumps(recipe, ensure_ascii=False), encoding="utf-8")
-        return prepare(load_recipe(path), model_folder, no_model)
-
-    return call
-
-
-def changes_of(prepared: Any) -> list[dict[str, Any]]:
-    lines = (prepared.folder / "changes.jsonl").read_text(encoding="utf-8").split("\n")
-    return [json.loads(line) for line in lines if line]
-
-
-def assert_adds_up(prepared: Any, read: int) -> None:
-    rows = prepared.about["rows"]
-    entries = changes_of(prepared)
-    assert rows["read"] == read
-    assert rows["read"] + rows["added"] == rows["kept"] + rows["dropped"]
-    assert rows["dropped"] == sum(entry["outcome"] == "dropped" for entry in entries)
-    assert rows["added"] == sum(entry["outcome"] == "added" for entry in entries)
-    assert rows["kept"] == sum(split["rows"] for split in prepared.about["splits"].values())
-    ledger = json.loads((prepared.folder / "ledger.json").read_text(encoding="utf-8"))
-    assert ledger["rows"] == rows
-    assert all(entry["reason"] and entry["where"] and entry["step"] for entry in entries)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -385,13 +336,15 @@ def test_totals_add_up_and_tokens_are_the_same_for_each_format(make: Any, tmp_pa
     assert [prepared.store("train")[n] for n in range(11)] == [expected.store("train")[n] for n in range(11)]
 
 
-TURNS = st.lists(st.dictionaries(st.sampled_from(["role", "content"]), st.text(max_size=4)), max_size=3)
-ANYTHING = st.one_of(st.none(), st.integers(), st.text(max_size=5))
+# Half characters too, which JSON can spell and files can't hold.
+TEXTS = st.text(st.characters(exclude_categories=()), max_size=30)
+TURNS = st.lists(st.dictionaries(st.sampled_from(["role", "content"]), TEXTS), max_size=3)
+ANYTHING = st.one_of(st.none(), st.integers(), st.floats(), TEXTS)
 ROWS = st.lists(
     st.one_of(
-        st.fixed_dictionaries({"question": st.text(max_size=30), "answer": st.text(max_size=30)}),
-        st.fixed_dictionaries({"text": st.text(max_size=30)}),
-        st.dictionaries(st.text(max_size=5), ANYTHING, max_size=3),
+        st.fixed_dictionaries({"question": TEXTS, "answer": TEXTS, "topic": ANYTHING}),
+        st.fixed_dictionaries({"text": TEXTS}),
+        st.dictionaries(TEXTS, ANYTHING, max_size=3),
         st.fixed_dictionaries({"messages": TURNS}),
     ),
     min_size=1,

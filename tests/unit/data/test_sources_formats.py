@@ -80,6 +80,22 @@ def test_rows_that_do_not_match_the_header_are_bad_rows(file):
     ]
 
 
+def test_a_row_of_empty_cells_is_a_row_and_a_blank_line_is_none(file):
+    bad = BadRow("cells do not match the header: 3 cells, 2 columns")
+    path = file("a,b\n1,2\n,,\n\n \t\n,\n", "rows.csv")
+    assert read(path) == [
+        ({"a": "1", "b": "2"}, f"{path}:2"),
+        (bad, f"{path}:3"),
+        ({"a": None, "b": None}, f"{path}:6"),
+    ]
+    path = file('text\none\n""\n\n" "\n  \n', "rows.csv")
+    assert read(path) == [
+        ({"text": "one"}, f"{path}:2"),
+        ({"text": None}, f"{path}:3"),
+        ({"text": " "}, f"{path}:5"),
+    ]
+
+
 def test_broken_quotes_within_a_line_make_a_bad_row(file):
     path = file('a,b\n"x"y,2\n1,2\n', "rows.csv")
     bad, good = values(path)
@@ -213,6 +229,31 @@ def test_columnar_files_give_nested_rows_in_order(tmp_path, name, write):
     write(pa.Table.from_pylist(NESTED), path)
     assert read(path) == [(value, f"{path}, row {number}") for number, value in enumerate(NESTED, 1)]
     assert encoding_of(Source(str(path), kind_of_name(name))) == ""
+
+
+def test_dates_that_python_has_none_for_become_text_and_never_stop_a_file(tmp_path):
+    table = pa.table(
+        {
+            "at": pa.array([1, None], pa.timestamp("ns")),
+            "far": pa.array([2**62, 0], pa.timestamp("s")),
+            "day": pa.array([2**30, 0], pa.date32()),
+        }
+    )
+    with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as target, pa.ipc.new_file(target, table.schema) as writer:
+        writer.write_table(table)
+    first, second = values(tmp_path / "rows.arrow")
+    assert first["at"] == "1970-01-01 00:00:00.000000001"
+    assert str(2**62) in first["far"]
+    assert str(2**30) in first["day"]
+    assert second == {"at": None, "far": "1970-01-01T00:00:00", "day": "1970-01-01"}
+
+
+def test_a_cell_that_can_not_be_had_makes_a_bad_row(tmp_path):
+    twice = pa.array([[("k", "a")], [("k", "a"), ("k", "b")]], pa.map_(pa.string(), pa.string()))
+    pa.parquet.write_table(pa.table({"map": twice}), tmp_path / "rows.parquet")
+    good, bad = values(tmp_path / "rows.parquet")
+    assert good == {"map": {"k": "a"}}
+    assert bad.reason.startswith("a cell can't be read: column `map`: ")
 
 
 def test_dates_decimals_and_binary_text_become_text(tmp_path):

@@ -14,6 +14,7 @@ from danlu.kernels.chosen_loss import chosen_loss, plain_loss
 
 SIZES = [(1, 7), (31, 50), (33, 257), (300, 1001)]  # tokens, vocabulary
 KINDS = [(1.0, None), (0.0625, None), (1.0, 30.0), (3.0, 2.0)]  # scale, soft cap
+SMOOTHINGS = [0.0, 0.1, 0.9]
 
 
 def make(tokens: int, vocabulary: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -25,13 +26,18 @@ def make(tokens: int, vocabulary: int, dtype: torch.dtype) -> tuple[torch.Tensor
 
 
 def in_float64(
-    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scale: float, softcap: float | None
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    targets: torch.Tensor,
+    scale: float,
+    softcap: float | None,
+    smoothing: float = 0.0,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     wide = hidden.detach().double().requires_grad_()
     logits = wide @ weight.double().t() * scale
     if softcap:
         logits = softcap * torch.tanh(logits / softcap)
-    loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum")
+    loss = torch.nn.functional.cross_entropy(logits, targets, reduction="sum", label_smoothing=smoothing)
     return loss.detach(), torch.autograd.grad(loss, wide)[0]
 
 
@@ -43,31 +49,33 @@ def distance(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found.double() - expected.double()).norm() / expected.double().norm())
 
 
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
 @pytest.mark.parametrize(("scale", "softcap"), KINDS)
 @pytest.mark.parametrize(("tokens", "vocabulary"), SIZES)
 def test_loss_and_gradient_are_those_of_float64(
-    tokens: int, vocabulary: int, scale: float, softcap: float | None
+    tokens: int, vocabulary: int, scale: float, softcap: float | None, smoothing: float
 ) -> None:
     hidden, weight, targets = make(tokens, vocabulary, torch.float32)
-    expected = in_float64(hidden, weight, targets, scale, softcap)
-    found = loss_and_gradient(chosen_loss(hidden, weight, targets, scale, softcap), hidden)
+    expected = in_float64(hidden, weight, targets, scale, softcap, smoothing)
+    found = loss_and_gradient(chosen_loss(hidden, weight, targets, scale, softcap, label_smoothing=smoothing), hidden)
     assert found[0].dtype == torch.float32
     assert distance(found[0], expected[0]) < 1e-6
     assert distance(found[1], expected[1]) < 1e-5
-    reference = loss_and_gradient(plain_loss(hidden, weight, targets, scale, softcap), hidden)
+    reference = loss_and_gradient(plain_loss(hidden, weight, targets, scale, softcap, smoothing), hidden)
     assert distance(reference[0], expected[0]) < 1e-6
     assert distance(reference[1], expected[1]) < 1e-5
 
 
+@pytest.mark.parametrize("smoothing", SMOOTHINGS)
 @pytest.mark.parametrize(("scale", "softcap"), KINDS)
 @pytest.mark.parametrize(("tokens", "vocabulary"), SIZES)
 def test_bfloat16_is_no_further_from_the_truth_than_twice_the_reference(
-    tokens: int, vocabulary: int, scale: float, softcap: float | None
+    tokens: int, vocabulary: int, scale: float, softcap: float | None, smoothing: float
 ) -> None:
     hidden, weight, targets = make(tokens, vocabulary, torch.bfloat16)
-    expected = in_float64(hidden, weight, targets, scale, softcap)
-    found = loss_and_gradient(chosen_loss(hidden, weight, targets, scale, softcap), hidden)
-    reference = loss_and_gradient(plain_loss(hidden, weight, targets, scale, softcap), hidden)
+    expected = in_float64(hidden, weight, targets, scale, softcap, smoothing)
+    found = loss_and_gradient(chosen_loss(hidden, weight, targets, scale, softcap, label_smoothing=smoothing), hidden)
+    reference = loss_and_gradient(plain_loss(hidden, weight, targets, scale, softcap, smoothing), hidden)
     assert found[0].dtype == torch.float32
     assert found[1].dtype == torch.bfloat16
     for one, other, wanted in zip(found, reference, expected, strict=True):
@@ -75,12 +83,15 @@ def test_bfloat16_is_no_further_from_the_truth_than_twice_the_reference(
         assert distance(one, wanted) < max(2 * distance(other, wanted), 2**-8)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
 @pytest.mark.parametrize(("scale", "softcap"), KINDS)
 @pytest.mark.parametrize("max_logits", [1, 1001, 64 * 1001, 299 * 1001])
-def test_many_chunks_give_what_one_chunk_gives(max_logits: int, scale: float, softcap: float | None) -> None:
+def test_many_chunks_give_what_one_chunk_gives(
+    max_logits: int, scale: float, softcap: float | None, smoothing: float
+) -> None:
     hidden, weight, targets = make(300, 1001, torch.float32)
-    whole = loss_and_gradient(chosen_loss(hidden, weight, targets, scale, softcap), hidden)
-    cut = loss_and_gradient(chosen_loss(hidden, weight, targets, scale, softcap, max_logits), hidden)
+    whole = loss_and_gradient(chosen_loss(hidden, weight, targets, scale, softcap, label_smoothing=smoothing), hidden)
+    cut = loss_and_gradient(chosen_loss(hidden, weight, targets, scale, softcap, max_logits, smoothing), hidden)
     assert distance(cut[0], whole[0]) < 1e-6
     assert distance(cut[1], whole[1]) < 1e-6
 
@@ -107,25 +118,27 @@ def test_the_gradient_is_scaled_by_what_comes_from_above() -> None:
     assert torch.equal(half, once / 2)
 
 
-def test_the_head_gets_no_gradient_and_no_grad_gives_the_same_loss() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_the_head_gets_no_gradient_and_no_grad_gives_the_same_loss(smoothing: float) -> None:
     hidden, weight, targets = make(33, 257, torch.float32)
     weight.requires_grad_()
     before = hidden.detach().clone(), weight.detach().clone()
-    loss = chosen_loss(hidden, weight, targets, 0.5, 3.0)
+    loss = chosen_loss(hidden, weight, targets, 0.5, 3.0, label_smoothing=smoothing)
     loss.backward()
     assert hidden.grad is not None
     assert weight.grad is None
     with torch.no_grad():
-        still = chosen_loss(hidden, weight, targets, 0.5, 3.0)
+        still = chosen_loss(hidden, weight, targets, 0.5, 3.0, label_smoothing=smoothing)
     assert torch.equal(loss, still)
     assert not still.requires_grad
     assert torch.equal(hidden, before[0])
     assert torch.equal(weight, before[1])
 
 
-def test_no_targets_have_no_loss() -> None:
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_no_targets_have_no_loss(smoothing: float) -> None:
     hidden, weight, targets = make(33, 257, torch.float32)
-    loss = chosen_loss(hidden[:0], weight, targets[:0])
+    loss = chosen_loss(hidden[:0], weight, targets[:0], label_smoothing=smoothing)
     loss.backward()
     assert float(loss.detach()) == 0.0
     assert hidden.grad is not None

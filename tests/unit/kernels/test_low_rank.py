@@ -6,6 +6,8 @@ against float64, and may be off by no more than twice what the reference in bflo
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -138,6 +140,22 @@ def test_an_output_that_nobody_uses_has_no_part_in_the_gradients() -> None:
     assert layers[0].down.grad is not None
     assert not layers[0].down.grad.any()
     assert not layers[2].up.grad.any()
+
+
+def test_a_weight_that_is_made_is_made_once_for_the_product_and_once_for_the_gradient() -> None:
+    x, layers = make("sizes and ranks that differ", torch.float32)
+    expected = results([*low_rank(x, layers)], x, layers)
+    made: list[torch.dtype] = []
+
+    def maker(weight: torch.Tensor) -> Callable[[torch.dtype], torch.Tensor]:
+        return lambda dtype: made.append(dtype) or weight.clone()
+
+    kept = [a._replace(weight=maker(a.weight)) for a in layers]
+    outputs = low_rank(x, kept)
+    assert made == [torch.float32] * 3
+    assert all(torch.equal(one, other) for one, other in zip(results([*outputs], x, layers), expected, strict=True))
+    assert len(made) == 6
+    assert torch.equal(plain_low_rank(x, kept[0]), plain_low_rank(x, layers[0]))
 
 
 def test_frozen_weight_and_bias_never_get_a_gradient() -> None:

@@ -231,6 +231,15 @@ def test_a_null_adapter_is_one_that_is_not_there(recipe_file):
     assert load_recipe(recipe_file(old="adapter: {type: lora}", new="adapter: null")).recipe.adapter is None
 
 
+@pytest.mark.parametrize("quantization", ["{type: nf4}", "{type: fp4, double: false}", "{type: int8}"])
+def test_a_quantised_base_needs_an_adapter(recipe_file, quantization):
+    path = recipe_file(old="instruct}", new=f"instruct, quantization: {quantization}}}")
+    assert load_recipe(path).recipe.model.quantization.type in quantization
+    fault = fault_of(path, "adapter=null")
+    assert "a quantised base can't be trained itself" in fault.what
+    assert "adapter" in fault.where
+
+
 def test_missing_key_is_at_its_section(recipe_file):
     path = recipe_file(old="{name: smollm2-135m-instruct}", new="{dtype: auto}")
     fault = fault_of(path)

@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from danlu.data.packing import pack
 from danlu.data.template import Document
 from danlu.kernels import packed_attention
-from danlu.training.backends import SingleProcess
+from danlu.training.backends.replicated import Replicated
 from danlu.training.feed import to_batches
 from danlu.training.objectives import Batch, sft, to_batch
 
@@ -189,16 +189,15 @@ def test_a_step_ends_at_the_same_weights_however_it_is_cut(model: Any, share: bo
     norms = []
     for budget in (1, 40, 62, ALL):
         model.load_state_dict(start)
-        trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
         # Plain gradient descent: Adam's first step is ±rate whatever the gradient's size, which would hide a wrong one.
-        backend = SingleProcess(model.parameters(), torch.optim.SGD(trained, lr=1.0))
-        weight = 0.0
-        for batch in to_batches(documents, budget, share, CPU):
-            loss, batch_weight = sft(model, batch)
-            backend.backward(loss)
-            weight += batch_weight
-        norms.append(backend.step(weight, max_norm))
-        assert all(parameter.grad is None for parameter in trained)
+        backend = Replicated(model, trained, lambda masters: torch.optim.SGD(masters.values(), lr=1.0))
+        batches = to_batches(documents, budget, share, CPU)
+        weight = sum(batch.weight for batch in batches)
+        for batch in batches:
+            backend.backward(sft(model, batch)[0] / weight, batch is batches[-1])
+        norms.append(backend.step(max_norm))
+        assert all(parameter.grad is None for parameter in trained.values())
         ends.append({name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad})
     moved = sum(float((ends[0][name] - start[name]).square().sum()) for name in ends[0]) ** 0.5
     assert moved == pytest.approx(min(norms[0], max_norm or norms[0]), rel=1e-3)

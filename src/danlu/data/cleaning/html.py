@@ -118,7 +118,7 @@ def _meaning(text: str, tag: Tag) -> str:
     if "`" in content or "\0" in content or not content.strip():
         return tag.breaks
     if tag.name == "code":
-        return "" if "\n" in content or "<pre" in text[: first.start][-40:] else "`"
+        return "" if "\n" in content or "<pre" in text[max(0, first.start - 40) : first.start] else "`"
     return "\n```\n"
 
 

@@ -17,6 +17,7 @@ from danlu.errors import DataError, Fault
 
 _MAX_BATCH_ROWS = 1024
 _BATCH_BYTES = 4 << 20
+_UNFIT = (ValueError, ArithmeticError, KeyError, NotImplementedError)  # of one cell; pyarrow's own derive from these
 _END_MARK = b"\xff\xff\xff\xff\0\0\0\0"  # Arrow columnar format, "IPC Streaming Format"
 
 
@@ -57,8 +58,8 @@ def _as_fault(shown: str, num_read: int) -> Iterator[None]:
 
     try:
         yield
-    except (ArrowException, OSError, ValueError, KeyError, TypeError, IndexError, MemoryError, RecursionError) as error:
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+    except (ArrowException, *_UNFIT, OSError, TypeError, IndexError, MemoryError, RecursionError) as error:
+        reason = _reason(error)
         after = f", after row {num_read}" if num_read else ""
         raise DataError(
             Fault(
@@ -130,18 +131,50 @@ def _values(batch: Any) -> list[Any]:
     batch.validate(full=True)
     names = batch.schema.names
     plain = [_plainer(field.type) for field in batch.schema]
-    large = {}
+    bad = {}
     if batch.nbytes > limits.MAX_ROW_BYTES:
         sizes = [batch.slice(row, 1).nbytes for row in range(batch.num_rows)]
-        large = {row: BadRow(limits.too_large(size)) for row, size in enumerate(sizes) if size > limits.MAX_ROW_BYTES}
+        bad = {row: BadRow(limits.too_large(size)) for row, size in enumerate(sizes) if size > limits.MAX_ROW_BYTES}
     columns = []
-    for column, change in zip(batch.columns, plain, strict=True):
-        items = column.to_pylist(maps_as_pydicts="strict")
+    for name, column, change in zip(names, batch.columns, plain, strict=True):
+        items = _cells(column, name, bad)
         columns.append([change(item) for item in items] if change else items)
     values: list[Any] = [dict(zip(names, cells, strict=True)) for cells in zip(*columns, strict=True)]
-    for row, bad in large.items():
-        values[row] = bad
+    for row, reason in bad.items():
+        values[row] = reason
     return values
+
+
+def _cells(column: Any, name: str, bad: dict[int, BadRow]) -> list[Any]:
+    """A column's cells. Dates that Python has none for (to the nanosecond, far off) become text as Arrow writes it;
+    a cell that can't be had at all goes to `bad` by its row.
+    """
+    try:
+        cells: list[Any] = column.to_pylist(maps_as_pydicts="strict")
+    except _UNFIT:
+        cells = []
+        for row, scalar in enumerate(column):
+            try:
+                cells.append(_cell(scalar))
+            except _UNFIT as error:
+                bad.setdefault(row, BadRow(f"a cell can't be read: column `{name[:80]}`: {_reason(error)}"))
+                cells.append(None)
+    return cells
+
+
+def _cell(scalar: Any) -> Any:
+    try:
+        return scalar.as_py(maps_as_pydicts="strict")
+    except (ValueError, OverflowError):
+        from pyarrow import types
+
+        if not types.is_temporal(scalar.type):
+            raise
+        return scalar.cast("string").as_py()
+
+
+def _reason(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _plainer(kind: Any) -> Callable[[Any], Any] | None:

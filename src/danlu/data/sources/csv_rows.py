@@ -33,7 +33,7 @@ def csv_rows(content: Content, shown: str, kind: str) -> Iterator[Row]:
     csv.field_size_limit(max(csv.field_size_limit(), limits.MAX_ROW_BYTES + 1))
     feed = _Feed(content, shown)
     reader, header = _begin(feed, shown, kind)
-    num_columns, found = len(header), False
+    found = False
     while True:
         feed.begin()
         try:
@@ -44,7 +44,8 @@ def csv_rows(content: Content, shown: str, kind: str) -> Iterator[Row]:
             found = True
             yield Row(feed.bad_row(error), shown, feed.begun)
             continue
-        if len(cells) == num_columns > 1 or "".join(cells).strip():
+        # A blank line is no row; one of empty cells is, and so is a quoted cell with nothing in it.
+        if len(cells) > 1 or not feed.blank:
             found = True
             yield Row(_value(header, cells), shown, feed.begun)
     if not found:
@@ -69,12 +70,14 @@ class _Feed:
 
     Attributes:
         begun: the line on which it begins.
+        blank: whether there is nothing on that line.
     """
 
     def __init__(self, content: Content, shown: str) -> None:
         self._lines = lines(content())
         self._shown = shown
         self._held: str | None = None
+        self.blank = False
         self._number = self.begun = self._num_lines = self._num_quotes = self._num_bytes = 0
 
     def peek(self) -> str:
@@ -112,7 +115,10 @@ class _Feed:
         if self._num_bytes > limits.MAX_ROW_BYTES:
             raise self._after_long(0, 0)
         # Only the line feed was taken off; with it, line breaks within quotes stay what they are.
-        return line.decode() + "\n"
+        text = line.decode() + "\n"
+        if self._num_lines == 1:
+            self.blank = not text.strip()
+        return text
 
     def _after_long(self, num_bytes: int, num_quotes: int) -> _LongRowError:
         """Goes on to the end of a row that is too large: to where its quotes are even in number."""

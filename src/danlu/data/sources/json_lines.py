@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 
 from danlu.data.sources import limits
-from danlu.data.sources.json_values import decode_at, problem
+from danlu.data.sources.json_values import parse_json, problem
 from danlu.data.sources.lines import LongLine, lines
 from danlu.data.sources.rows import BadRow, Row
 from danlu.errors import DataError, Fault
@@ -35,9 +35,7 @@ def json_line_rows(content: Content, shown: str) -> Iterator[Row]:
         if not text:
             continue
         try:
-            value, end = decode_at(text, 0)
-            if end != len(text):
-                raise json.JSONDecodeError("Extra data", text, end)
+            value = parse_json(text)
         except (ValueError, RecursionError) as error:
             if not text.strip():
                 continue
@@ -75,10 +73,10 @@ def _fault_in(line: bytes) -> ValueError | RecursionError | None:
     if not text:
         return None
     try:
-        _, end = decode_at(text, 0)
+        parse_json(text)
     except (ValueError, RecursionError) as error:
         return error
-    return json.JSONDecodeError("Extra data", text, end) if end != len(text) else None
+    return None
 
 
 def _one_object(content: Content, shown: str) -> Fault | None:

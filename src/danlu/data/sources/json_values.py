@@ -49,6 +49,19 @@ def decode_at(text: str, start: int) -> tuple[Any, int]:
     return value, end
 
 
+def parse_json(text: str) -> Any:
+    """The JSON value that a whole text is, as `decode_at` gives it.
+
+    Raises:
+        ValueError, RecursionError: as `decode_at`, or something stands behind the value.
+    """
+    text = text.strip(" \t\r\n")
+    value, end = decode_at(text, 0)
+    if end != len(text):
+        raise json.JSONDecodeError("Extra data", text, end)
+    return value
+
+
 def problem(error: ValueError | RecursionError) -> str:
     """What is wrong with the JSON, in a few words."""
     if isinstance(error, json.JSONDecodeError):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from danlu.pages.unseen import show_unseen
+
 KIND_OF_ENDING = {
     ".json": "json",
     ".jsonl": "json",
@@ -68,9 +70,11 @@ class Source:
 
     @property
     def shown(self) -> str:
-        """The path as it may be printed: without the password or signature that a URL can hold."""
+        """The path as it may be printed: without the password or signature of a URL, and with bytes that are no text,
+        or control characters, of a file's name written out.
+        """
         if not self.remote:
-            return self.path
+            return show_unseen(self.path)
         scheme, _, rest = _without_query(self.path).partition("://")
         host, slash, path = rest.partition("/")
         return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from codecs import getincrementaldecoder
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from pathlib import Path
 
 from danlu.data.sources.arrow_rows import arrow_rows
-from danlu.data.sources.blocks import Identity, blocks, fault_of, opened, unchanged
+from danlu.data.sources.blocks import Identity, blocks, changed, fault_of, identity, opened, unchanged
 from danlu.data.sources.csv_rows import csv_rows
 from danlu.data.sources.encoding import encoding_of_file, utf8_blocks
 from danlu.data.sources.json_lines import Content, json_line_rows
 from danlu.data.sources.json_list import json_list_rows
 from danlu.data.sources.kinds import Source, compression_of, foreign_format, kind_of_head, known_kinds
-from danlu.data.sources.remote import fetched, remote_fingerprint
+from danlu.data.sources.remote import fetched, remote_fingerprint, remote_tag
 from danlu.data.sources.rows import Row
 from danlu.data.sources.text_rows import text_rows
 from danlu.errors import DataError, Fault
@@ -40,8 +40,8 @@ def read_rows(source: Source) -> Iterator[Row]:
             iterator has ended.
         ResourceError: the disk can't hold the copy of a remote file.
     """
-    with _on_disk(source) as path, unchanged(path, source.shown) as identity:
-        yield from _rows(source, path, identity)
+    with _on_disk(source) as path, unchanged(path, source.shown) as seen:
+        yield from _rows(source, path, seen)
 
 
 def encoding_of(source: Source) -> str:
@@ -52,9 +52,9 @@ def encoding_of(source: Source) -> str:
     Raises:
         DataError: as `read_rows`.
     """
-    with _on_disk(source) as path, unchanged(path, source.shown) as identity:
+    with _on_disk(source) as path, unchanged(path, source.shown) as seen:
         head = _head(path, source.shown)
-        return "" if _columnar_kind(source, path, head) else encoding_of_file(path, source.shown, identity)
+        return "" if _columnar_kind(source, path, head) else encoding_of_file(path, source.shown, seen)
 
 
 def fingerprint(source: Source) -> str:
@@ -73,17 +73,40 @@ def fingerprint(source: Source) -> str:
         raise DataError(fault_of(error, source.shown)) from error
 
 
+Version = tuple[int, ...] | str
+
+
+def version(source: Source) -> Version:
+    """What differs once something was written to the file; cheap, unlike `fingerprint`.
+
+    Raises:
+        DataError: it can't be reached.
+    """
+    return remote_tag(source) if source.remote else identity(Path(source.path), source.shown)
+
+
+def require_versions(sources: Sequence[Source], before: Sequence[Version]) -> None:
+    """Requires that files are what they were when `version` gave this.
+
+    Raises:
+        DataError: one of them changed.
+    """
+    for source, known in zip(sources, before, strict=True):
+        if version(source) != known:
+            raise changed(source.shown)
+
+
 def _on_disk(source: Source) -> AbstractContextManager[Path]:
     return fetched(source) if source.remote else nullcontext(Path(source.path))
 
 
-def _rows(source: Source, path: Path, identity: Identity) -> Iterator[Row]:
+def _rows(source: Source, path: Path, seen: Identity) -> Iterator[Row]:
     shown = source.shown
     head = _head(path, shown)
     columnar = _columnar_kind(source, path, head)
     if columnar:
         return arrow_rows(path, shown, columnar)
-    encoding = encoding_of_file(path, shown, identity)
+    encoding = encoding_of_file(path, shown, seen)
     content: Content = partial(utf8_blocks, path, shown, encoding)
     start = _start(content)
     if not start:

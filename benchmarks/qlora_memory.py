@@ -1,0 +1,124 @@
+"""What a quantised base saves: full fine-tuning, LoRA and QLoRA of one model, each in a process of its own.
+
+    python benchmarks/qlora_memory.py --rows /path/alpaca_en_demo.json --out benchmarks/results/NAME.json
+
+The model has Llama 3.2 1B's shape and random weights. Each trains two epochs over the same rows, the second timed.
+Memory is the process's largest resident size: while training, and for Danlu also over the probes that end each run.
+Full fine-tuning in float32 needs 16 bytes a parameter. Where that does not fit, it is measured with a part of the
+layers, twice, and drawn out to all of them in a straight line: each layer adds the same.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from machine import describe_machine, revision, versions
+from random_model import SHAPES, write_model
+from train_throughput import run, write_rows
+
+from danlu.training.machine import usable_cores
+
+_TRAINERS = Path(__file__).parent / "trainers"
+_SHAPE = "llama-1b-whole"
+_DANLU = {
+    "lora bfloat16": "null",
+    "qlora nf4": "{type: nf4, double: true}",
+    "qlora int8": "{type: int8}",
+}
+_PART_LAYERS = (4, 8)
+_SPARE_BYTES = 1 << 30
+
+
+def parse() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=Path, required=True, help="a JSON list of Alpaca rows")
+    parser.add_argument("--num-rows", type=int, default=8)
+    parser.add_argument("--rows-per-step", type=int, default=4)
+    parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--out", type=Path)
+    return parser.parse_args()
+
+
+def full(command: list[str], threads: int) -> dict[str, Any]:
+    """Full fine-tuning with all layers, measured if the machine has the memory, else from parts of the layers."""
+    layers = SHAPES[_SHAPE]().num_hidden_layers
+    parts = {count: run([*command, "--layers", str(count)], threads) for count in _PART_LAYERS}
+    if any("failed" in part for part in parts.values()):
+        return {"failed": "; ".join(part["failed"] for part in parts.values() if "failed" in part)}
+    drawn_out = {
+        key: straight_line({count: part[key] for count, part in parts.items()}, layers)
+        for key in ("peak_rss_bytes", "second_epoch_seconds", "parameters")
+    }
+    if psutil.virtual_memory().available > drawn_out["peak_rss_bytes"] + _SPARE_BYTES:
+        return {**run(command, threads), "drawn_out": drawn_out, "parts": parts}
+    steps, tokens = parts[_PART_LAYERS[0]]["steps"], parts[_PART_LAYERS[0]]["tokens"]
+    return {**drawn_out, "steps": steps, "tokens": tokens, "drawn_out": True, "parts": parts}
+
+
+def straight_line(known: dict[int, float], at: int) -> float:
+    """The value at another place of the line through two."""
+    (first, low), (second, high) = known.items()
+    return low + (high - low) / (second - first) * (at - first)
+
+
+def print_table(results: dict[str, dict[str, Any]]) -> None:
+    """For people."""
+    whole = results["full float32"].get("peak_rss_bytes")
+    print(f"\n{'':<16}{'training GB':>12}{'less':>7}{'whole run GB':>14}{'s a step':>10}{'weights':>9}")
+    for name, row in results.items():
+        if "failed" in row:
+            print(f"{name:<16}failed: {row['failed']}")
+            continue
+        peak = row.get("peak_trained_bytes", row["peak_rss_bytes"])
+        share = f"{row['quantised_bytes'] / row['bfloat16_bytes']:.3f}" if row.get("bfloat16_bytes") else ""
+        print(
+            f"{name:<16}{peak / 1e9:>12.2f}{f'{1 - peak / whole:.0%}' if whole else '':>7}"
+            f"{row['peak_rss_bytes'] / 1e9:>14.2f}{row['second_epoch_seconds'] / row['steps']:>10.1f}{share:>9}"
+            + ("  from parts of the layers" if row.get("drawn_out") is True else "")
+        )
+
+
+def main() -> None:
+    """Writes the model, runs all in turn, prints the table."""
+    asked = parse()
+    with tempfile.TemporaryDirectory() as folder:
+        base, rows = Path(folder) / "base", Path(folder) / "rows.jsonl"
+        parameters = write_model(_SHAPE, base)
+        write_rows(asked.rows, asked.num_rows, rows)
+        shared = ["--rows", str(rows), "--model", str(base), "--max-tokens", str(asked.max_tokens)]
+        shared += ["--rows-per-step", str(asked.rows_per_step)]
+        danlu = [sys.executable, str(_TRAINERS / "danlu_memory.py"), *shared, "--override"]
+        results = {
+            name: run([*danlu, f"model.quantization={quantization}"], asked.threads)
+            for name, quantization in _DANLU.items()
+        }
+        plain = [sys.executable, str(_TRAINERS / "full_float32.py"), *shared]
+        results = {"full float32": full(plain, asked.threads), **results}
+    print_table(results)
+    if asked.out:
+        about = {
+            "date": time.strftime("%Y-%m-%d"),
+            "machine": describe_machine(),
+            "threads": asked.threads,
+            "revision": revision(),
+            "versions": versions(sys.executable),
+            "command": shlex.join(["python", *sys.argv]),
+            "model": {"shape": _SHAPE, "parameters": parameters, **SHAPES[_SHAPE]().to_diff_dict()},
+            "rows": {"file": asked.rows.name, "count": asked.num_rows, "per_step": asked.rows_per_step},
+        }
+        asked.out.parent.mkdir(parents=True, exist_ok=True)
+        asked.out.write_text(json.dumps({**about, "results": results}, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

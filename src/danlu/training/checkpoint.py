@@ -1,0 +1,122 @@
+"""Checkpoints: all that training has changed, in safetensors, written aside, synced and renamed, read only if whole.
+
+A checkpoint does not depend on how many processes wrote it: parameters and moments are whole and by name. Random
+numbers need no state: each step seeds its own (see `danlu.training.loop`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+
+from danlu.errors import Fault, FolderError
+from danlu.runs import file_hash, read_manifest, write_json, write_manifest
+from danlu.training.backends.interface import TrainedState
+from danlu.training.resuming import CHECKPOINTS
+
+_PARAMETERS, _MOMENTS, _STATE = "parameters.safetensors", "moments.safetensors", "state.json"
+_BETWEEN = "//"  # of a parameter's name and the moment's
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A place in a run from which it goes on.
+
+    Attributes:
+        step: optimizer steps that are done.
+        position: of the stream of rows after them; None where rows are prepared.
+        trained: what they changed.
+    """
+
+    step: int
+    position: int | None
+    trained: TrainedState
+
+
+def write_checkpoint(run: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
+    """Writes a checkpoint, whole or not at all, and then removes the oldest.
+
+    Args:
+        run: the run folder.
+        checkpoint: what to write.
+        keep_last: how many stay.
+    """
+    folder = run / CHECKPOINTS / f"step-{checkpoint.step:06d}"
+    aside = folder.with_name(f".{folder.name}.writing")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    trained = checkpoint.trained
+    moments = {
+        f"{name}{_BETWEEN}{key}": value.detach().cpu().contiguous()
+        for name, kept in trained.moments.items()
+        for key, value in kept.items()
+    }
+    save_file(
+        {name: value.detach().cpu().contiguous() for name, value in trained.parameters.items()}, aside / _PARAMETERS
+    )
+    save_file(moments, aside / _MOMENTS)
+    write_json(aside / _STATE, {"step": checkpoint.step, "position": checkpoint.position, "scaler": trained.scaler})
+    write_manifest(aside, "checkpoint", {"step": checkpoint.step})
+    for path in aside.iterdir():
+        _sync(path)
+    _sync(aside)
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    _sync(folder.parent)
+    for old in _numbered(run)[keep_last:]:
+        shutil.rmtree(old)
+    return folder
+
+
+def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[Fault]]:
+    """The newest checkpoint that is whole, and a fault for each newer one that is not.
+
+    Returns:
+        None where there is no whole one.
+    """
+    faults: list[Fault] = []
+    for folder in _numbered(run):
+        try:
+            return _read(folder), faults
+        except FolderError as error:
+            faults += error.faults
+    return None, faults
+
+
+def _read(folder: Path) -> Checkpoint:
+    files = read_manifest(folder, "checkpoint")["files"]
+    for name in (_PARAMETERS, _MOMENTS, _STATE):
+        if name not in files or not (folder / name).is_file() or file_hash(folder / name) != files[name]["sha256"]:
+            raise FolderError(
+                Fault(
+                    f"{name} is not what was written",
+                    str(folder),
+                    hint=f"the one before it is used; this one can go: rm -r {folder}",
+                )
+            )
+    state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
+    moments: dict[str, dict[str, Any]] = {}
+    for both, value in load_file(folder / _MOMENTS).items():
+        name, key = both.split(_BETWEEN)
+        moments.setdefault(name, {})[key] = value
+    trained = TrainedState(load_file(folder / _PARAMETERS), moments, state["scaler"])
+    return Checkpoint(state["step"], state["position"], trained)
+
+
+def _numbered(run: Path) -> list[Path]:
+    """The folders of finished checkpoints, the newest first."""
+    return sorted((run / CHECKPOINTS).glob("step-*"), reverse=True) if (run / CHECKPOINTS).is_dir() else []
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

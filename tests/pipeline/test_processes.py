@@ -1,0 +1,156 @@
+"""Several processes compute what one computes, whoever keeps the state; and go on from each other's checkpoints."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+TRAIN = [sys.executable, "-m", "danlu", "train"]
+BACKENDS = {
+    "ddp": "{type: ddp}",
+    "fsdp2": "{type: fsdp2}",
+    "zero2": "{type: deepspeed, stage: 2}",
+    "zero3": "{type: deepspeed, stage: 3}",
+    "zero3-offload": "{type: deepspeed, stage: 3, offload: all}",
+}
+WHAT = {"lora": ["adapter={type: lora, rank: 4}"], "full": ["adapter=null", "training.freeze={first_layers: 1}"]}
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("processes")
+    rows = [{"question": f"What is {n} and {n % 7}?", "answer": f"It is {n + n % 7}." * (1 + n % 5)} for n in range(40)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "model": {"name": str(tiny_base), "dtype": "float32"},
+        "data": {"train": [str(folder / "rows.jsonl")], "evaluation": {"rows": 8}, "max_sequence_tokens": 128},
+        "adapter": {"type": "lora"},
+        "training": {
+            "learning_rate": 5e-3,
+            "max_steps": 6,
+            "global_batch_size": 8,
+            "micro_batch_tokens": 96,
+            "evaluate_every_steps": 2,
+        },
+        "evaluation": {"max_new_tokens": 4},
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(recipe))
+    return path
+
+
+def train(recipe: Path, folder: Path, *words: str, check: bool = True) -> dict[str, Any]:
+    done = subprocess.run(
+        [*TRAIN, str(recipe), f"run.folder={folder}", *words, "--json"], capture_output=True, text=True, timeout=300
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return {"status": done.returncode, "stderr": done.stderr, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def numbers_of(folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [line[key] for line in lines for key in ("loss", "gradient_norm", "evaluation_loss") if key in line]
+    weights = next(path for path in (folder / "adapter", folder / "model") if path.is_dir())
+    (file,) = weights.glob("*.safetensors")
+    return losses, load_file(file)
+
+
+@pytest.fixture(scope="module", params=list(WHAT))
+def alone(request: pytest.FixtureRequest, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    train(recipe, folder, *WHAT[request.param])
+    return request.param, folder
+
+
+def assert_same(found: Path, expected: Path) -> None:
+    (losses, weights), (wanted_losses, wanted) = numbers_of(found), numbers_of(expected)
+    assert losses == pytest.approx(wanted_losses, rel=2e-4)
+    assert weights.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        # Adam divides by the gradient's size: what is rounding in a small gradient is more of a step of 5e-3.
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+
+@pytest.mark.parametrize("backend", list(BACKENDS))
+def test_two_processes_end_where_one_does(backend: str, alone: tuple[str, Path], recipe: Path, tmp_path: Path) -> None:
+    what, expected = alone
+    result = train(recipe, tmp_path / "run", *WHAT[what], "--nproc", "2", f"training.backend={BACKENDS[backend]}")
+    assert "2 processes" in result["stderr"]
+    assert_same(tmp_path / "run", expected)
+    assert (tmp_path / "run" / "manifest.json").is_file()
+
+
+def killed(recipe: Path, folder: Path, *words: str) -> None:
+    """Starts a run and ends it, and its children, without a warning once it has written its second checkpoint."""
+    command = [*TRAIN, str(recipe), f"run.folder={folder}", "training.checkpoints={every_steps: 1}", *words]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    deadline = time.monotonic() + 120
+    while not (folder / "checkpoints" / "step-000002").is_dir():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (folder / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("backend", ["ddp", "fsdp2", "zero2", "zero3"])
+def test_a_killed_run_goes_on_with_another_number_of_processes(
+    backend: str, alone: tuple[str, Path], recipe: Path, tmp_path: Path
+) -> None:
+    what, expected = alone
+    folder, several = tmp_path / "run", ["--nproc", "2", f"training.backend={BACKENDS[backend]}"]
+    killed(recipe, folder, *WHAT[what], *several)
+    assert "goes on after step" in train(recipe, folder, *WHAT[what], "--resume")["stderr"]
+    assert_same(folder, expected)
+    back = tmp_path / "back"
+    killed(recipe, back, *WHAT[what])
+    assert "goes on after step" in train(recipe, back, *WHAT[what], *several, "--resume")["stderr"]
+    assert_same(back, expected)
+
+
+def test_resuming_gives_the_same_bits_as_never_having_stopped(
+    alone: tuple[str, Path], recipe: Path, tmp_path: Path
+) -> None:
+    what, _ = alone
+    words = [*WHAT[what], "training.num_epochs=2", "training.max_steps=7"]
+    if what == "lora":
+        words.append("adapter.dropout=0.2")
+    train(recipe, tmp_path / "whole", *words)
+    killed(recipe, tmp_path / "run", *words)
+    train(recipe, tmp_path / "run", *words, "--resume")
+    losses, weights = numbers_of(tmp_path / "run")
+    wanted_losses, wanted = numbers_of(tmp_path / "whole")
+    assert losses == wanted_losses
+    assert all(torch.equal(weights[name], tensor) for name, tensor in wanted.items())
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["training.backend={type: fsdp2}"], "fsdp2 shares the work of several processes, and there is one"),
+        (["training.backend={type: deepspeed, stage: 3}"], "deepspeed shares the work of several processes"),
+        (["training.global_batch_size=1", "--nproc", "2"], "2 processes for 1 rows a step"),
+        (["training.freeze={modules: [nowhere]}", "adapter=null"], "`nowhere` matches no parameter"),
+        (["training.freeze={first_layers: 3}", "adapter=null"], "the model has 2 layers, not 3"),
+        (["training.freeze={modules: [.]}", "adapter=null"], "all parameters are frozen"),
+    ],
+)
+def test_what_does_not_fit_is_one_message(words: list[str], said: str, recipe: Path, tmp_path: Path) -> None:
+    result = train(recipe, tmp_path / "run", *words, check=False)
+    assert result["status"] == 2
+    assert result["stderr"].count("error: ") == 1
+    assert said in result["stderr"]
+    assert "hint: " in result["stderr"]
+    assert "Traceback" not in result["stderr"]
+    assert not (tmp_path / "run").exists()
