@@ -21,7 +21,7 @@ from danlu.data.store import to_batch as to_rows
 from danlu.data.template import Document
 from danlu.errors import RecipeError
 from danlu.recipe import load_recipe
-from danlu.training.backends import SingleProcess
+from danlu.training.backends.replicated import Replicated
 from danlu.training.dropout import BaseDropout
 from danlu.training.engine import choose_engine
 from danlu.training.feed import to_batches
@@ -250,9 +250,10 @@ def test_what_adamw_does_is_its_formula_with_decay_on_matrices_alone() -> None:
     model.vector = torch.nn.Parameter(torch.randn(4, generator=generator, dtype=torch.float64))
     model.frozen = torch.nn.Parameter(torch.randn(4, 3, generator=generator, dtype=torch.float64), requires_grad=False)
     decays = {"matrix": 0.1, "vector": 0.0}
-    groups = decay_groups([p for p in model.parameters() if p.requires_grad], 0.1)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups = decay_groups(trained.values(), 0.1)
     assert [len(group["params"]) for group in groups] == [1, 1]
-    backend = SingleProcess(model.parameters(), torch.optim.AdamW(groups, lr=1.0, betas=(0.8, 0.9), eps=1e-8))
+    backend = Replicated(model, trained, lambda _: torch.optim.AdamW(groups, lr=1.0, betas=(0.8, 0.9), eps=1e-8))
     expected = {name: getattr(model, name).detach().clone() for name in decays}
     moments = {name: (torch.zeros_like(weight), torch.zeros_like(weight)) for name, weight in expected.items()}
     for step, rate in enumerate((0.05, 0.02, 0.3), 1):
@@ -260,8 +261,8 @@ def test_what_adamw_does_is_its_formula_with_decay_on_matrices_alone() -> None:
             name: torch.randn(w.shape, generator=generator, dtype=torch.float64) for name, w in expected.items()
         }
         backend.set_learning_rate(rate)
-        backend.backward(sum((getattr(model, name) * gradient).sum() for name, gradient in gradients.items()) * 5)
-        backend.step(5.0, None)
+        backend.backward(sum((getattr(model, name) * gradient).sum() for name, gradient in gradients.items()), True)
+        backend.step(None)
         for name, gradient in gradients.items():
             first, second = moments[name]
             first.mul_(0.8).add_(gradient, alpha=0.2)
