@@ -225,6 +225,8 @@ def main(arguments: list[str] | None = None) -> None:
         status = 0
     except OSError as error:
         status = _fail(_refused(error), as_json)
+    except MemoryError:
+        status = _fail(_out_of_memory(), as_json)
     sys.exit(status)
 
 
@@ -235,6 +237,13 @@ def _refused(error: OSError) -> DanluError:
     place = str(error.filename or "")
     hint = "check the free space and your rights there; folders that were complete before are as they were"
     return WorkError(Fault(f"the system refused: {error.strerror or error}", place, hint=hint))
+
+
+def _out_of_memory() -> DanluError:
+    from danlu.errors import ResourceError
+
+    hint = "close other programs, or ask for less: data.num_workers=1, a smaller training.micro_batch_tokens"
+    return ResourceError(Fault("the memory is not enough", hint=hint))
 
 
 def _stopped() -> DanluError:

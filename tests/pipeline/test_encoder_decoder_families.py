@@ -45,24 +45,28 @@ def base_of(family: str, folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def run_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp(request.param)
-    base = base_of(request.param, folder / "base")
+def recipe_of(folder: Path, base: Path, data: str) -> Path:
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
     recipe = folder / "recipe.yaml"
     recipe.write_text(
         f"""
 model: {{name: {base}, dtype: float32}}
-data: {{train: [rows.jsonl], evaluation: {{rows: 6}}, leaks: null, max_sequence_tokens: 64}}
+data: {{train: [rows.jsonl], {data}, max_sequence_tokens: 64}}
 adapter: {{type: lora, rank: 4, target_modules: all-linear}}
 training: {{learning_rate: 0.05, max_steps: 3, global_batch_size: 8, micro_batch_tokens: 96}}
 evaluation: {{max_new_tokens: 8, tasks: [{{type: loss}}, {{type: rouge_l}}]}}
 run: {{folder: {folder / "run"}}}
 """
     )
-    result = run_training(load_recipe(recipe), quiet=True)
-    return Path(result["run_folder"])
+    return recipe
+
+
+@pytest.fixture(scope="module", params=FAMILIES)
+def run_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(request.param)
+    base = base_of(request.param, folder / "base")
+    recipe = recipe_of(folder, base, "evaluation: {rows: 6}, leaks: null")
+    return Path(run_training(load_recipe(recipe), quiet=True)["run_folder"])
 
 
 def test_the_tuned_loss_falls_and_is_transformers_own(run_folder: Path) -> None:
@@ -94,3 +98,12 @@ def test_the_merge_passes_the_gate(run_folder: Path) -> None:
 
 def test_bfloat16_passes_too(run_folder: Path, tmp_path: Path) -> None:
     assert run_export(run_folder, out=tmp_path / "out", dtype="bfloat16")["parity"]["passed"]
+
+
+def test_streamed_rows_train_such_a_model_too(tmp_path: Path) -> None:
+    recipe = recipe_of(tmp_path, base_of("t5", tmp_path / "base"), "streaming: true, shuffle_window_rows: 16")
+    result = run_training(load_recipe(recipe), quiet=True)
+    assert result["steps"] == 3
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["loss"] < lines[0]["loss"]
+    assert run_export(tmp_path / "run")["parity"]["passed"]

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from danlu.cli import main
 from danlu.recipe import load_recipe
 
 RECIPE = """\
@@ -71,6 +72,17 @@ def test_a_name_that_is_no_text_is_told_in_json_and_rules_no_terminal(danlu):
     assert_input_error(done, "[U+DCFF][U+001B][2J.yaml")
     (fault,) = json.loads(done.stdout.splitlines()[-1])["faults"]
     assert fault["where"].endswith("\udcff\x1b[2J.yaml")
+
+
+def test_memory_that_is_not_enough_ends_in_a_message(monkeypatch, capsys):
+    def load_recipe(*_):
+        return bytearray(1 << 62)  # more than any machine gives
+
+    monkeypatch.setattr("danlu.recipe.load_recipe", load_recipe)
+    with pytest.raises(SystemExit) as ended:
+        main(["recipe", "check", "recipe.yaml"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith("error: the memory is not enough\n  hint: ")
 
 
 def test_check_of_a_recipe_with_a_missing_data_file_names_each(danlu):

@@ -191,10 +191,13 @@ class _Labeller:
 
         self._tokenizer = tokenizer
         self._encoder = encoder_of(tokenizer)
-        self._render = _renderer(tokenizer)
         self._frames: dict[tuple[str, ...], AnswerText] = {}
         self._around: tuple[list[int], list[int]] | None = None
         self._failures = (RowFault, TemplateError, *_FAILURES)
+        try:
+            self._render = _renderer(tokenizer)
+        except self._failures:
+            self._render = None  # the slow way says for each row why
 
     def label_one(self, record: Record) -> Labelled:
         """One row, of any length.
@@ -301,7 +304,8 @@ def _shape(messages: Messages, place: int) -> tuple[str, ...]:
 def _renderer(tokenizer: Any) -> Callable[[Messages, bool], str] | None:
     """`render` for ordinary messages without what Transformers does for others, or None if it is not the same.
 
-    Transformers copies every message three times, which takes longer than the template itself.
+    Transformers copies every message three times, which takes longer than the template itself. Raises whatever the
+    template raises on a question and its answer.
     """
     from transformers import PreTrainedTokenizerBase
     from transformers.utils import chat_template_utils
@@ -318,7 +322,5 @@ def _renderer(tokenizer: Any) -> Callable[[Messages, bool], str] | None:
         return text
 
     trial = [{"role": "user", "content": "a"}, {"role": "assistant", "content": " b "}]
-    for messages, ask in ((trial[:1], True), (trial, False)):
-        if or_fault(lambda: write(messages, ask)) != or_fault(lambda: render(tokenizer, messages, ask)):  # noqa: B023
-            return None
-    return write
+    asked = ((trial[:1], True), (trial, False))
+    return write if all(write(*turns) == render(tokenizer, *turns) for turns in asked) else None

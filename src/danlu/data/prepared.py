@@ -71,6 +71,7 @@ class Prepared:
             "rows": self.about["rows"],
             "tokens": self.about["tokens"],
             "splits": self.about["splits"],
+            "notes": self.about["notes"],
             "report": str(self.folder / REPORT),
         }
 

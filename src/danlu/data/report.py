@@ -21,7 +21,7 @@ REPORT = "report.html"
 _LABEL_CHARACTERS = 80
 _EXCERPT_CHARACTERS = 400
 _SHOWN_CLASSES, _SHOWN_NAMES, _SHOWN_REASONS, _SHOWN_EXAMPLES, _SHOWN_INPUTS = 20, 20, 30, 5, 50
-_TABLE_STEPS, _TABLE_REASONS = 12, 3
+_TABLE_STEPS, _TABLE_REASONS, _TABLE_NOTES = 12, 3, 3
 _MOST_BINS = 24
 _OUTCOMES = ("dropped", "changed", "cut", "added")
 
@@ -36,7 +36,7 @@ class DataFacts:
         recipe: the recipe's path, as shown.
         rows: read, added, kept, dropped, changed, cut; the last two are among the kept.
         tokens: total, trained.
-        inputs: for each file path, encoding, rows, bytes.
+        inputs: for each file path, encoding, rows, bytes, note: what was chosen on the way to it, or left alone.
         splits: for each split rows, documents, tokens, trained_tokens.
         formats: rows by record form.
         languages: rows by language.
@@ -200,7 +200,10 @@ def _largest(counts: dict[str, int]) -> dict[str, Any]:
 def _inputs(inputs: list[dict[str, Any]]) -> dict[str, Any]:
     rest = inputs[_SHOWN_INPUTS:]
     return {
-        "shown": [{**item, "path": one_line(item["path"], 3 * _LABEL_CHARACTERS)} for item in inputs[:_SHOWN_INPUTS]],
+        "shown": [
+            {**item, **{key: one_line(item.get(key, ""), 3 * _LABEL_CHARACTERS) for key in ("path", "note")}}
+            for item in inputs[:_SHOWN_INPUTS]
+        ],
         "rest": {"files": len(rest), **{key: sum(item[key] for item in rest) for key in ("rows", "bytes")}}
         if rest
         else None,
@@ -250,7 +253,10 @@ def _excerpt(text: str) -> list[Piece]:
 
 
 def summary_table(facts: DataFacts) -> str:
-    """The plain text that `danlu data` prints: totals, steps, splits, commonest losses, folders; at most 25 lines."""
+    """The plain text that `danlu data` prints: totals, steps, commonest losses, files left alone, splits, folders.
+
+    At most 25 lines.
+    """
     rows = facts.rows
     lines = [
         f"{number(rows['read'])} rows read + {number(rows['added'])} added = {number(rows['kept'])} kept + "
@@ -268,6 +274,10 @@ def summary_table(facts: DataFacts) -> str:
         lines.append(
             "dropped: " + ", ".join(f"{number(item['count'])} × {one_line(item['reason'], 50)}" for item in dropped)
         )
+    noted = [item for item in facts.inputs if item.get("note")][:_TABLE_NOTES]
+    lines += [
+        f"{one_line(item['path'], _LABEL_CHARACTERS)}: {one_line(item['note'], _LABEL_CHARACTERS)}" for item in noted
+    ]
     splits = [f"{one_line(name, 40)} {number(split['rows'])} rows" for name, split in list(facts.splits.items())[:6]]
     tokens = f"{number(facts.tokens['total'])} tokens, {number(facts.tokens['trained'])} of them trained"
     lines.append("; ".join(part for part in (", ".join(splits), tokens, duration(facts.seconds)) if part))

@@ -350,7 +350,9 @@ class _Preparing:
         write_text(aside / SUMMARY, summary_table(facts) + "\n")
         rows = self._ledger.rows()
         steps = [step.to_json() for step in self._ledger.steps.values()]
-        write_manifest(aside, "prepared", {**about, "rows": rows, "tokens": tokens, "splits": splits, "steps": steps})
+        notes = {source.shown: source.note for source in self._inputs.files() if source.note}
+        account = {"rows": rows, "tokens": tokens, "splits": splits, "steps": steps, "notes": notes}
+        write_manifest(aside, "prepared", {**about, **account})
 
     def _facts(self, aside: Path, folder: Path, splits: dict[str, dict[str, int]], tokens: dict[str, int]) -> DataFacts:
         ledger = self._ledger
@@ -369,6 +371,7 @@ class _Preparing:
                     "encoding": "" if source.remote else encoding_of(source),
                     "rows": ledger.files[source.shown],
                     "bytes": _num_bytes(source),
+                    "note": source.note,
                 }
                 for source in self._inputs.files()
             ],

@@ -239,7 +239,7 @@ class RowStage:
                     continue
                 item.cut = outcome.cut
                 for reason, *texts in outcome.changes:
-                    before, after = _masked(difference([texts[0]], [texts[1]]), self.masker)
+                    before, after = difference([texts[0]], [texts[1]], partial(_masked, masker=self.masker))
                     item.changes.append({"step": "labels", "reason": reason, "before": before, "after": after})
                 step.changed += bool(outcome.cut or outcome.changes)
                 kept.append(item)

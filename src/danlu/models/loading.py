@@ -82,32 +82,8 @@ def load_base(
             nothing in it to quantise.
     """
     fewer_bits = {"quantization_config": library_config(quantization, dtype)} if quantization else {}
-    with quiet_transformers():
-        from transformers import AutoConfig
-
-        try:
-            config = AutoConfig.from_pretrained(folder)
-            for name, value in (config_fields or {}).items():
-                setattr(config.get_text_config(), name, value)
-            model, info = model_class(folder).from_pretrained(
-                folder,
-                config=config,
-                dtype=dtype,
-                attn_implementation=attention,
-                use_safetensors=True,
-                output_loading_info=True,
-                **fewer_bits,
-            )
-        except (ValueError, OSError, KeyError, RuntimeError) as error:
-            message = (str(error).splitlines() or [type(error).__name__])[0]
-            raise ModelError(
-                Fault(
-                    f"Transformers can't load this model: {message}",
-                    str(folder),
-                    "a causal or encoder-decoder language model that the installed Transformers knows",
-                    "check config.json and the weights; a newer Transformers may know the model",
-                )
-            ) from error
+    named = {"dtype": dtype, "attn_implementation": attention, **fewer_bits}
+    model, info = _from_pretrained(folder, config_fields or {}, named)
     missing = sorted(info["missing_keys"])
     if missing:
         raise ModelError(
@@ -129,6 +105,30 @@ def load_base(
             )
         )
     return model.to(choose_device()).eval()
+
+
+def _from_pretrained(folder: Path, config_fields: Mapping[str, Any], named: Mapping[str, Any]) -> tuple[Any, Any]:
+    """The model, and what Transformers says of its loading; `named` is for Transformers."""
+    with quiet_transformers():
+        from transformers import AutoConfig
+
+        try:
+            config = AutoConfig.from_pretrained(folder)
+            for name, value in config_fields.items():
+                setattr(config.get_text_config(), name, value)
+            return model_class(folder).from_pretrained(  # type: ignore[no-any-return]
+                folder, config=config, use_safetensors=True, output_loading_info=True, **named
+            )
+        except (ValueError, OSError, KeyError, RuntimeError) as error:
+            message = (str(error).splitlines() or [type(error).__name__])[0]
+            raise ModelError(
+                Fault(
+                    f"Transformers can't load this model: {message}",
+                    str(folder),
+                    "a causal or encoder-decoder language model that the installed Transformers knows",
+                    "check config.json and the weights; a newer Transformers may know the model",
+                )
+            ) from error
 
 
 def load_plain(folder: Path, dtype: torch.dtype, quantization: Quantization | None = None) -> Any:

@@ -27,17 +27,17 @@ def load_tokenizer(folder: Path) -> Any:
     the tokenizer frames sources and targets.
 
     Raises:
-        ModelError: it can't be read, it has no chat template, or it frames texts as no template can.
+        ModelError: it can't be read, it has no chat template that can be used, or it frames texts as no template can.
     """
     with quiet_transformers():
         from transformers import AutoTokenizer
 
         try:
             tokenizer = AutoTokenizer.from_pretrained(folder)
-        except (ValueError, OSError, KeyError) as error:
+        except (ValueError, OSError, KeyError, AttributeError, TypeError) as error:
             raise ModelError(
                 Fault(
-                    f"the tokenizer can't be read: {str(error).splitlines()[0]}",
+                    f"the tokenizer can't be read: {(str(error) or type(error).__name__).splitlines()[0]}",
                     str(folder),
                     hint="fetch the tokenizer files of the model again",
                 )
@@ -52,6 +52,16 @@ def load_tokenizer(folder: Path) -> Any:
                 str(folder),
                 "a chat_template in tokenizer_config.json, or chat_template.jinja",
                 "use the model's instruct or chat version, or put its template beside the tokenizer",
+            )
+        )
+    fault = _template_fault(tokenizer)
+    if fault:
+        raise ModelError(
+            Fault(
+                f"the chat template can't be used: {fault}",
+                str(folder),
+                "one template that Jinja can read",
+                "fetch the model's tokenizer_config.json or chat_template.jinja again, or mend it",
             )
         )
     return tokenizer
@@ -102,3 +112,25 @@ def _plain_template(tokenizer: Any, folder: Path) -> str:
         for place, text in zip(("START", "END"), written, strict=True):
             template = template.replace(f"{name}_{place}", json.dumps(text, ensure_ascii=False))
     return template
+
+
+def _template_fault(tokenizer: Any) -> str:
+    """What is wrong with the template whatever it is given; empty if nothing is.
+
+    What it says to one conversation is that conversation's affair.
+    """
+    from jinja2 import TemplateError, TemplateSyntaxError
+
+    try:
+        template = tokenizer.get_chat_template()
+    except ValueError as error:
+        return str(error).splitlines()[0]
+    if not isinstance(template, str):
+        return f"it is not text but {type(template).__name__}"
+    try:
+        tokenizer.apply_chat_template([{"role": "user", "content": "a"}], tokenize=False)
+    except TemplateSyntaxError as error:
+        return f"line {error.lineno}: {error.message}"
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError):
+        pass
+    return ""

@@ -37,6 +37,9 @@ class SourceSection(Section):
     )
 
 
+SourceEntry = Annotated[str, Field(min_length=1)] | SourceSection
+
+
 class EncodingStep(Section):
     """Repairs text that was decoded wrongly (mojibake), with ftfy."""
 
@@ -287,12 +290,12 @@ class DataSection(Section):
         description="Train on rows as they are read, without preparing them on disk first: for sets that don't fit it. "
         "training.max_steps says how long; what has to see all rows at once can't be asked for.",
     )
-    train: tuple[str | SourceSection, ...] = Field(
+    train: tuple[SourceEntry, ...] = Field(
         min_length=1,
         description="Files with the training rows (JSON, JSONL, CSV, TSV, Parquet, Arrow, text, also .gz and .zst), "
         "folders, globs, hub ids, URLs; or mappings with path, format, columns, share.",
     )
-    evaluation: SplitSection | tuple[str | SourceSection, ...] | None = Field(
+    evaluation: SplitSection | tuple[SourceEntry, ...] | None = Field(
         None, description="A share or number of rows to hold out, a list of files, or null for none."
     )
     leaks: LeakSection | None = Field(

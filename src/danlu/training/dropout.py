@@ -37,7 +37,6 @@ _ADDED = (
     ("post_self_attn_layernorm", "post_mlp_layernorm"),  # GLM 4
     ("post_attention_layernorm", "post_feedforward_layernorm"),  # Gemma 2 and 3, OLMo 2 and 3
     ("self_attn", "mlp"),
-    ("self_attn", "feed_forward"),
     ("self_attn", "block_sparse_moe"),
 )
 _BEFORE = ("input_layernorm", "pre_feedforward_layernorm", "attention_layernorm", "feedforward_layernorm")

@@ -70,22 +70,25 @@ def choose_engine(model: Any, store: Store | Sequence[Document]) -> Engine:
 
     Args:
         model: PEFT's wrapped model, as Transformers computes it.
-        store: documents to prove on: the shortest three of the first ones.
+        store: documents to prove on: the shortest three of the first ones; where rows are filled up, the shortest, the
+            middle one and the longest.
 
     Raises:
         ModelError: an encoder-decoder model's own loss is another than that of what generation computes.
     """
     candidates = [store[index] for index in range(min(len(store), _NUM_CANDIDATES))]
-    shortest = sorted(candidates, key=lambda document: len(document.ids))[:_NUM_DOCUMENTS]
+    ordered = sorted(candidates, key=lambda document: len(document.ids))
+    padded = bool(base_of(model).config.is_encoder_decoder)
+    places = (0, len(ordered) // 2, len(ordered) - 1) if padded else range(_NUM_DOCUMENTS)
+    documents = [ordered[place % len(ordered)] for place in places]
     modes = [(module, module.training) for module in model.modules()]
     model.eval()  # what is dropped out would differ from one time to the next
-    documents = [shortest[index % len(shortest)] for index in range(_NUM_DOCUMENTS)]
     try:
-        if base_of(model).config.is_encoder_decoder:
+        if padded:
             return _choose_for_sequences(model, documents)
         proof = _Proof(model, documents, sft)
         layers, undo = _choose_layers(model, proof, sft)
-        objective = _choose_objective(ChosenSft.of, model, proof, sft)
+        objective = _choose_objective(ChosenSft.of(model), proof, sft)
         attention, packs, off = _choose_attention(model, proof, objective)
     finally:
         for module, training in modes:
@@ -103,7 +106,7 @@ def _choose_for_sequences(model: Any, documents: list[Document]) -> Engine:
         hint = "its targets are shifted in a way that is not known here; use another model"
         raise ModelError(Fault(what, type(base_of(model)).__name__, hint=hint))
     layers, undo = _choose_layers(model, proof, plain)
-    objective = _choose_objective(lambda one: ChosenSequences.of(one, plain), model, proof, plain)
+    objective = _choose_objective(ChosenSequences.of(model, plain), proof, plain)
     fault = proof.fault(objective, 1 << 30, share_prefix=False)
     attention = f"one row at a time (padded, the {fault}), plain" if fault else "padded rows, plain"
     return Engine(objective, attention, layers, not fault, False, undo, padded=True, plain=plain)
@@ -198,16 +201,13 @@ def _choose_layers(model: Any, proof: _Proof, plain: Objective) -> tuple[str, tu
     return f"fused{taken}", (fused.off,)
 
 
-def _choose_objective(
-    chunked: Callable[[Any], Objective | None], model: Any, proof: _Proof, plain: Objective
-) -> Objective:
+def _choose_objective(chunked: Objective | None, proof: _Proof, plain: Objective) -> Objective:
     """The chunked objective where it can be had and gives what the plain one does."""
     try:
         import danlu.kernels.chosen_loss  # noqa: F401
     except ImportError:
         return plain
-    objective = chunked(model)
-    return plain if objective is None or proof.fault(objective, 1, share_prefix=False) else objective
+    return plain if chunked is None or proof.fault(chunked, 1, share_prefix=False) else chunked
 
 
 def _choose_attention(

@@ -211,6 +211,13 @@ def test_whatever_a_template_throws_is_the_rows_fault_alone(tokenizer: Any, trap
     assert isinstance(found[2], Labelled)
 
 
+@pytest.mark.parametrize("trap", ["{{ nothing.at.all }}", "{{ raise_exception('never') }}", "{{ ''.__class__ }}"])
+def test_a_template_that_throws_at_every_row_makes_every_row_a_fault(tokenizer: Any, trap: str) -> None:
+    rows = [Record(talk("q", "a")), Record(talk("q", "b"))]
+    found = label_records(with_template(tokenizer, trap + str(tokenizer.chat_template)), rows, ANY_LENGTH, "drop")
+    assert all(str(result).startswith("the chat template ") for result in found)
+
+
 def test_a_panic_in_the_tokenizer_is_a_fault_and_an_interrupt_is_none(tokenizer: Any) -> None:
     panic = type("PanicException", (BaseException,), {"__module__": "pyo3_runtime"})
 

@@ -269,6 +269,13 @@ def test_the_table_holds_totals_steps_and_folders():
     ]
 
 
+def test_files_that_were_left_alone_are_told_in_the_table_and_on_the_page(tmp_path):
+    inputs = [{"path": "d/a.jsonl", "encoding": "UTF-8", "rows": 10_000, "bytes": 9, "note": "left alone: cat\x1b.png"}]
+    assert "d/a.jsonl: left alone: cat[U+001B].png" in summary_table(facts(inputs=inputs)).split("\n")
+    write_report(tmp_path / "report.html", facts(inputs=inputs))
+    assert "left alone: cat[U+001B].png" in (tmp_path / "report.html").read_text(encoding="utf-8")
+
+
 def test_columns_are_aligned_with_chinese_names():
     lines = aligned([["step", "rows"], ["去掉广告", "5"], ["plain", "1,000"]])
     assert {cell_len(line) for line in lines} == {2 + 8 + 2 + 5}

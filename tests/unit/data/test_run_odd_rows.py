@@ -96,5 +96,16 @@ def test_evaluation_files_without_a_good_row_stop_the_run(make: Any, tmp_path: P
         make({"evaluation": [str(held)], "max_dropped_share": 0.5}, GOOD)
 
 
+def test_what_of_a_folder_was_left_alone_is_told(make: Any, tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    write_jsonl(tmp_path / "folder/rows.jsonl", GOOD)
+    (tmp_path / "folder/more.xlsx").touch()
+    (tmp_path / "folder/elsewhere").symlink_to(tmp_path)
+    prepared = make({"train": [str(tmp_path / "folder")]})
+    note = "left alone: elsewhere/ (a link), more.xlsx"
+    assert prepared.summary()["notes"] == {str(tmp_path / "folder/rows.jsonl"): note}
+    assert f"rows.jsonl: {note}" in prepared.describe()
+
+
 def test_word_lists_count_as_code() -> None:
     assert {path.name for path in run._code_files()} >= {"run.py", "names_zh.txt", "names_en.txt", "report.html.j2"}

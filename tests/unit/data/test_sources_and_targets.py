@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from sequence_models import bart_tokenizer, t5_tokenizer
 
@@ -99,6 +99,7 @@ def test_an_answer_that_is_not_trained_is_only_read(tokenizer: Any) -> None:
 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@example(texts=["a", "</s>", "</s>", "b"])  # whose second source begins with all of the first document
 @given(texts=st.lists(TEXTS, min_size=2, max_size=6))
 def test_whatever_a_conversation_says_each_document_is_a_question_as_it_is_sent_and_one_answer(
     tokenizer: Any, texts: list[str]
@@ -194,6 +195,17 @@ def test_only_a_text_of_the_longest_source_is_cut(tokenizer: Any) -> None:
     assert len(document.ids) <= limit
     assert found.cut.startswith("question cut from ")
     assert ";" not in found.cut
+
+
+def test_a_pair_s_last_question_can_be_cut(tokenizer: Any) -> None:
+    messages = talk("the sun", "fire", "the moon " * 25, "stone")
+    record = Record(messages, rejected=[{"role": "assistant", "content": "fire"}])
+    limit = labelled(tokenizer, record).longest - 20
+    found = labelled(tokenizer, record, limit, "cut_prompt")
+    (chosen,), (rejected,) = found.documents, found.rejected
+    assert max(len(chosen.ids), len(rejected.ids)) <= limit
+    assert list(chosen.ids[chosen.spans[0][0] :]) == tokenizer(text_target="stone")["input_ids"]
+    assert chosen.ids[: chosen.spans[0][0]] == rejected.ids[: rejected.spans[0][0]]
 
 
 def test_a_cut_answer_has_no_end(tokenizer: Any) -> None:

@@ -99,6 +99,15 @@ def test_patterns_are_taken_from_here_or_beside_the_recipe(find, here):
     assert fault_of("d/*.tsv", find).what == "no data file matches the pattern"
 
 
+def test_links_that_lead_back_are_not_followed_round_and_round(find, here):
+    put("d/e/rows.jsonl")
+    os.symlink("..", "d/e/back")
+    os.symlink("e", "d/other")
+    for name in ("d", "d/**", "d/**/*.jsonl"):
+        assert "d/e/rows.jsonl" in names(find_sources(name, find))
+        assert not [path for path in names(find_sources(name, find)) if "back" in path]
+
+
 def test_a_file_with_brackets_in_its_name_is_no_pattern(find):
     put("rows[1].jsonl")
     assert names(find_sources("rows[1].jsonl", find)) == ["rows[1].jsonl"]
@@ -293,6 +302,17 @@ def test_the_fingerprint_of_a_file_is_that_of_its_content(find):
         fingerprint(Source("none.jsonl", "json"))
 
 
-def test_pipes_are_refused(find, here):
-    os.mkfifo("rows.jsonl")
-    assert fault_of("rows.jsonl", find).what == "this is neither a file nor a folder"
+@pytest.mark.parametrize("name", ["d/rows.jsonl", "d", "d/*"])
+def test_pipes_are_refused_wherever_they_lie_and_never_waited_for(find, here, name):
+    put("d/more.jsonl")
+    os.mkfifo("d/rows.jsonl")
+    fault = fault_of(name, find)
+    assert (fault.what, fault.where) == ("this is neither a file nor a folder", "d/rows.jsonl")
+
+
+def test_a_link_to_itself_in_a_folder_is_refused_with_a_hint(find, here):
+    put("d/rows.jsonl")
+    os.symlink("loop.jsonl", "d/loop.jsonl")
+    fault = fault_of("d", find)
+    assert (fault.what, fault.where) == ("can't read the data file: Too many levels of symbolic links", "d/loop.jsonl")
+    assert fault.hint

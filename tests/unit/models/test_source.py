@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,35 @@ def test_weights_that_lack_tensors_are_refused_at_load(copied: Path) -> None:
 def test_a_tokenizer_without_template_is_refused(copied: Path) -> None:
     (copied / "chat_template.jinja").unlink()
     with pytest.raises(ModelError, match="no chat template"):
+        load_tokenizer(copied)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{% for m in messages %}{{ m.", "line 1: "),
+        ("{{ messages | nosuch }}", "line 1: No filter named 'nosuch'"),
+        ([{"name": "other", "template": "{{ messages }}"}], "This model has multiple chat templates with no default"),
+        (5, "it is not text but int"),
+    ],
+)
+def test_a_template_that_nothing_can_be_written_with_is_refused(copied: Path, template: Any, reason: str) -> None:
+    (copied / "chat_template.jinja").unlink()
+    path = copied / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "chat_template": template}))
+    with pytest.raises(ModelError, match=re.escape(f"the chat template can't be used: {reason}")):
+        load_tokenizer(copied)
+
+
+def test_a_template_that_refuses_one_conversation_may_write_others(copied: Path) -> None:
+    path = copied / "chat_template.jinja"
+    path.write_text("{{ raise_exception('no system turn') if messages[0].role != 'system' }}" + path.read_text())
+    assert load_tokenizer(copied).chat_template
+
+
+def test_a_tokenizer_that_is_no_object_is_refused(copied: Path) -> None:
+    (copied / "tokenizer_config.json").write_text("[]")
+    with pytest.raises(ModelError, match="the tokenizer can't be read: "):
         load_tokenizer(copied)
 
 

@@ -313,6 +313,13 @@ def test_evaluation_data_of_no_known_kind_is_one_fault(recipe_file):
     assert fault.what == "`data.evaluation` is 5: should be a mapping of keys, or a list"
 
 
+@pytest.mark.parametrize("key", ["train", "evaluation"])
+def test_empty_name_of_a_file_is_refused(recipe_file, key):
+    assert (
+        fault_of(recipe_file(), f'data.{key}=[""]').what == f'`data.{key}[0]` is "": should have at least 1 character'
+    )
+
+
 def test_several_faults_are_gathered_in_one_error(recipe_file):
     text = GOOD.replace("{type: lora}", "{type: lora, rank: 0}").replace("{rows: 2}", "{rows: none}")
     path = recipe_file(text, "training:\n", "training:\n  learning_rte: 1\n")

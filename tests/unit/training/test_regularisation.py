@@ -21,7 +21,7 @@ from danlu.data.store import to_batch as to_rows
 from danlu.data.template import Document
 from danlu.errors import RecipeError
 from danlu.recipe import load_recipe
-from danlu.training.backends import SingleProcess
+from danlu.training.backends.replicated import Replicated
 from danlu.training.dropout import BaseDropout
 from danlu.training.engine import choose_engine
 from danlu.training.feed import to_batches
@@ -168,12 +168,14 @@ def test_each_packed_token_gets_the_noise_of_its_own_document_s_length(share: bo
     if share:
         assert choose_engine(model, documents).attention == "packed"
     batch = to_batch(pack(documents, share), CPU)
-    seen = _Seen(model)
-    plain = seen(sft, batch)
-    noise = torch.stack([seen(NoisyEmbeddings(sft, alpha), batch, seed) - plain for seed in range(1, 201)])
+
+    def embed(model: Any, batch: Batch, label_smoothing: float = 0.0) -> Any:
+        return model.get_input_embeddings()(batch.ids)[0].detach()
+
+    torch.manual_seed(1)
+    noise = torch.stack([NoisyEmbeddings(embed, alpha)(model, batch) - embed(model, batch) for _ in range(200)])
     place = 3 if share else 0
     if share:
-        assert batch.ids.shape[1] > sum(len(document.ids) for document in documents) - 9
         _require_uniform(noise[:, :3], alpha / (max(len(document.ids) for document in documents) * 64) ** 0.5)
     for document in documents:
         length = len(document.ids)
@@ -250,9 +252,10 @@ def test_what_adamw_does_is_its_formula_with_decay_on_matrices_alone() -> None:
     model.vector = torch.nn.Parameter(torch.randn(4, generator=generator, dtype=torch.float64))
     model.frozen = torch.nn.Parameter(torch.randn(4, 3, generator=generator, dtype=torch.float64), requires_grad=False)
     decays = {"matrix": 0.1, "vector": 0.0}
-    groups = decay_groups([p for p in model.parameters() if p.requires_grad], 0.1)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    groups = decay_groups(trained.values(), 0.1)
     assert [len(group["params"]) for group in groups] == [1, 1]
-    backend = SingleProcess(model.parameters(), torch.optim.AdamW(groups, lr=1.0, betas=(0.8, 0.9), eps=1e-8))
+    backend = Replicated(model, trained, lambda _: torch.optim.AdamW(groups, lr=1.0, betas=(0.8, 0.9), eps=1e-8))
     expected = {name: getattr(model, name).detach().clone() for name in decays}
     moments = {name: (torch.zeros_like(weight), torch.zeros_like(weight)) for name, weight in expected.items()}
     for step, rate in enumerate((0.05, 0.02, 0.3), 1):
@@ -260,8 +263,8 @@ def test_what_adamw_does_is_its_formula_with_decay_on_matrices_alone() -> None:
             name: torch.randn(w.shape, generator=generator, dtype=torch.float64) for name, w in expected.items()
         }
         backend.set_learning_rate(rate)
-        backend.backward(sum((getattr(model, name) * gradient).sum() for name, gradient in gradients.items()) * 5)
-        backend.step(5.0, None)
+        backend.backward(sum((getattr(model, name) * gradient).sum() for name, gradient in gradients.items()), True)
+        backend.step(None)
         for name, gradient in gradients.items():
             first, second = moments[name]
             first.mul_(0.8).add_(gradient, alpha=0.2)
@@ -282,7 +285,13 @@ def test_with_lora_a_and_b_decay_and_nothing_else_is_there() -> None:
 # A whole run
 
 
-WORDS = ["model.dtype=float32", "training.num_epochs=5", "training.global_batch_size=8", "training.learning_rate=0.01"]
+WORDS = [
+    "adapter.layers_to_transform=null",
+    "model.dtype=float32",
+    "training.num_epochs=5",
+    "training.global_batch_size=8",
+    "training.learning_rate=0.01",
+]
 ALL_OF_THEM = [
     "training.label_smoothing=0.1",
     "training.neftune_noise_alpha=5",
@@ -328,6 +337,7 @@ def test_with_all_of_them_on_the_loss_falls_and_a_seed_gives_the_same_bits(base:
         assert after < before - 0.5
         weights = {name: p.detach().clone() for name, p in session.model.named_parameters() if p.requires_grad}
         runs.append((before, losses, after, weights))
+        assert [group["weight_decay"] for group in session.backend.optimizer.param_groups] == [0.1 if words else 0.0]
     first, second, other, plain = runs
     assert first[:3] == second[:3]
     assert all(torch.equal(first[3][name], second[3][name]) for name in first[3])
@@ -335,6 +345,14 @@ def test_with_all_of_them_on_the_loss_falls_and_a_seed_gives_the_same_bits(base:
     assert other[1] != first[1]
     assert first[0] == pytest.approx(plain[0], rel=1e-6), "a measured loss is the plain one"
     assert first[1][0] != pytest.approx(plain[1][0], rel=1e-3)
+
+
+def test_each_key_alone_reaches_a_run_s_steps(base: Path) -> None:
+    plain = next(session_of(base, []).steps()).loss
+    keys = ["label_smoothing=0.1", "neftune_noise_alpha=5", "base_dropout.attention=0.1", "base_dropout.hidden=0.1"]
+    losses = [next(session_of(base, [f"training.{key}"]).steps()).loss for key in keys]
+    assert all(loss != pytest.approx(plain, rel=1e-5) for loss in losses), "rounding is 1e-7"
+    assert next(session_of(base, ["training.weight_decay=0.1"]).steps()).loss == plain, "what it does comes after"
 
 
 @pytest.mark.parametrize(

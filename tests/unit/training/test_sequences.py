@@ -294,6 +294,19 @@ def test_rows_that_change_when_they_are_filled_up_are_computed_one_at_a_time(mon
     require_close(measure(model, engine.objective, batches_of(documents, 1)), expected)
 
 
+def test_padding_is_proven_although_the_shortest_rows_have_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    inputs = Sequences.inputs
+
+    def unmasked(self: Sequences, batch: SequenceBatch) -> dict[str, Any]:
+        return inputs(self, batch) | {"attention_mask": torch.ones_like(batch.source_mask)}
+
+    monkeypatch.setattr(Sequences, "inputs", unmasked)
+    first, second = some_documents()[:2]
+    model = with_lora("t5")
+    assert not choose_engine(model, [first, first, first, second]).packs
+    assert choose_engine(model, [first, first, first]).packs, "no row is filled up here"
+
+
 def test_a_model_that_trains_by_other_targets_than_it_generates_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     model = with_lora("t5")
     monkeypatch.setattr(Sequences, "of", classmethod(lambda cls, model: cls(7, 0)))

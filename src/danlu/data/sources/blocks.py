@@ -38,7 +38,7 @@ def fault_of(error: OSError | ValueError, shown: str) -> Fault:
     if isinstance(error, FileNotFoundError):
         return Fault("no such data file", shown, hint="paths are taken from here, then from beside the recipe")
     reason = error.strerror if isinstance(error, OSError) and error.strerror else " ".join(str(error).split())
-    return Fault(f"can't read the data file: {reason}", shown)
+    return Fault(f"can't read the data file: {reason}", shown, "", "check the file and your rights: ls -l")
 
 
 def blocks(path: Path, shown: str) -> Iterator[bytes]:

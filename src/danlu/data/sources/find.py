@@ -7,7 +7,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -60,14 +60,6 @@ def find_sources(name: str, find: _Find) -> list[Source]:
 
 def _local(path: Path, split: str | None) -> list[Source]:
     if not os.path.isdir(path):
-        try:
-            mode = os.stat(path).st_mode
-        except (OSError, ValueError) as error:
-            raise DataError(fault_of(error, str(path))) from error
-        if not stat.S_ISREG(mode):
-            raise DataError(
-                Fault("this is neither a file nor a folder", str(path), "a file", "write the rows to a file")
-            )
         return [_source(path)]
     if (path / _SPLITS).is_file():
         return _saved_splits(path, split)
@@ -92,11 +84,21 @@ def _local(path: Path, split: str | None) -> list[Source]:
 
 
 def _source(path: Path, note: str = "") -> Source:
-    return Source(str(path), kind_of_name(path.name), note)
+    """The source that a path is, which must be a file: a pipe would be waited for without end."""
+    source = Source(str(path), kind_of_name(path.name), note)
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        raise DataError(fault_of(error, source.shown)) from error
+    if not stat.S_ISREG(mode):
+        raise DataError(
+            Fault("this is neither a file nor a folder", source.shown, "a file", "write the rows to a file")
+        )
+    return source
 
 
 def _data_files(folder: Path) -> tuple[list[Path], list[str]]:
-    """All data files under a folder, and the names of others that are not just notes about them."""
+    """All data files under a folder, and the names of others, and of links to folders, which may lead back."""
     files, others = [], []
 
     def refuse(error: OSError) -> None:
@@ -104,6 +106,7 @@ def _data_files(folder: Path) -> tuple[list[Path], list[str]]:
 
     for place, folders, names in os.walk(folder, onerror=refuse):
         folders[:] = [inner for inner in folders if not inner.startswith(".")]
+        others += [f"{inner}/ (a link)" for inner in folders if os.path.islink(os.path.join(place, inner))]
         for name in names:
             if name.startswith(".") or _IGNORED.fullmatch(name):
                 continue
@@ -165,9 +168,8 @@ def _matches(name: str, find: _Find) -> list[Source] | None:
     parts = Path(os.path.expanduser(name)).parts
     fixed = next(index for index, part in enumerate(parts) if glob.has_magic(part))
     base = find(str(Path(*parts[:fixed]))) if fixed else Path()
-    pattern = os.path.join(glob.escape(str(base)), *parts[fixed:])
     files: list[Path] = []
-    for match in map(Path, glob.iglob(pattern, recursive=True)):
+    for match in map(Path, _glob(str(base), parts[fixed:])):
         if os.path.isdir(match):
             files += _data_files(match)[0]
         elif not _IGNORED.fullmatch(match.name):
@@ -179,6 +181,23 @@ def _matches(name: str, find: _Find) -> list[Source] | None:
             Fault("no data file matches the pattern", name, "`*`, `?`, `[...]`, and `**` for folders", "check it: ls")
         )
     return [_source(file) for file in _sorted(files)]
+
+
+def _glob(base: str, parts: Sequence[str]) -> Iterator[str]:
+    """What matches a pattern's parts under a folder; `**` goes into no links to folders, which may lead back."""
+    number = parts.index("**") if "**" in parts else len(parts)
+    found = glob.iglob(os.path.join(glob.escape(base), *parts[:number])) if number else [base]
+    if number == len(parts):
+        yield from found
+        return
+    rest = parts[number + 1 :]
+    for start in filter(os.path.isdir, found):
+        if not rest:
+            yield start
+            continue
+        for folder, folders, _ in os.walk(start):
+            folders[:] = [inner for inner in folders if not inner.startswith(".")]
+            yield from _glob(folder, rest)
 
 
 def _remote(url: str) -> list[Source]:

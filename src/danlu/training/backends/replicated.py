@@ -16,14 +16,14 @@ _BUCKET_BYTES = 64 << 20
 class MasterWeights:
     """Float32 copies of parameters that are computed in fewer bits, for the optimizer (arXiv 1710.03740).
 
-    A float32 parameter is its own master.
+    A parameter of 32 bits or more is its own master.
     """
 
     def __init__(self, computed: Mapping[str, torch.nn.Parameter]) -> None:
         self.computed = dict(computed)
         self.masters = {
             name: parameter
-            if parameter.dtype == torch.float32
+            if torch.finfo(parameter.dtype).bits >= 32
             else torch.nn.Parameter(parameter.detach().to(torch.float32, copy=True))
             for name, parameter in computed.items()
         }
