@@ -44,10 +44,13 @@ def plan_model(recipe: Recipe, base: Path) -> ModelPlan:
         RecipeError: adapter, quantisation, dropout or freezing do not fit the model.
         ModelError: Transformers does not know the architecture, or the base is quantised already.
     """
-    quantization, wanted = recipe.model.quantization, recipe.training.base_dropout
+    quantization, drops = recipe.model.quantization, recipe.training.base_dropout
     require_quantizable(base, quantization)
     shape = skeleton(base)
-    dropout = BaseDropout.of(shape, wanted.attention, wanted.hidden)
+    if shape.config.is_encoder_decoder and recipe.training.neftune_noise_alpha is not None:
+        what = "noise on embeddings is for decoder-only models, and this one has an encoder too"
+        raise RecipeError(Fault(what, "training.neftune_noise_alpha", "null", "use training.base_dropout instead"))
+    dropout = BaseDropout.of(shape, drops.attention, drops.hidden)
     adapter = recipe.adapter
 
     def load(dtype: torch.dtype) -> Any:

@@ -20,10 +20,11 @@ from danlu.models.loading import choose_device, choose_dtype, generation_default
 from danlu.models.quantization import compute_in
 from danlu.models.saving import save_model
 from danlu.recipe import Recipe
-from danlu.recipe.training_schema import ConstantSchedule, DeepSpeedBackend, TrainingSection
+from danlu.recipe.training_schema import ConstantSchedule, TrainingSection
 from danlu.training import schedules
 from danlu.training.assembly import plan_model
 from danlu.training.backends import make_backend, require_backend, shards
+from danlu.training.backends.replicated import MakeOptimizer
 from danlu.training.checkpoint import Checkpoint
 from danlu.training.engine import choose_engine
 from danlu.training.environment import describe_environment
@@ -33,7 +34,7 @@ from danlu.training.loop import Course, Step, mean_loss, train
 from danlu.training.machine import prepare_machine, release_memory
 from danlu.training.memory import MemoryPlan, checkpoint_activations, plan_memory
 from danlu.training.objectives import sft
-from danlu.training.optimizers import make_optimizer, require_optimizer
+from danlu.training.optimizers import make_optimizer
 from danlu.training.probes import expect, write_probes
 from danlu.training.processes import THIS_ALONE, Processes
 from danlu.training.regularisation import Regularisation
@@ -75,9 +76,8 @@ class Session:
         device = choose_device()
         require_dtype(recipe.model.dtype, device)
         self.dtype = choose_dtype(recipe.model.dtype, device)
-        require_backend(training.backend, processes, training.global_batch_size, self.dtype)
+        require_backend(recipe, processes, self.dtype)
         self._shards = shards(training.backend)
-        require_optimizer(training.optimizer, self._shards or isinstance(training.backend, DeepSpeedBackend))
         planned = plan_model(recipe, base)
         self.regularisation = Regularisation(training.label_smoothing, training.neftune_noise_alpha, planned.dropout)
         first_rows, first_documents = stream.first_rows(_NUM_FIRST_ROWS) if stream else ([], [])
@@ -109,18 +109,7 @@ class Session:
         )
         self.counts = parameter_counts(self.model)
         self.backend = make_backend(
-            training.backend,
-            self.model,
-            functools.partial(
-                make_optimizer,
-                name=training.optimizer,
-                learning_rate=training.learning_rate,
-                betas=(training.beta1, training.beta2),
-                weight_decay=training.weight_decay,
-                loraplus_lr_ratio=training.loraplus_lr_ratio,
-            ),
-            processes,
-            training.max_gradient_norm,
+            training.backend, self.model, _optimizer_of(training), processes, training.max_gradient_norm
         )
         self._share = Share(processes, self.backend.equal_shares)
         self.feed = self._make_feed(stream or train_store, device)
@@ -245,6 +234,17 @@ class Session:
             return load_base(folder / MODEL, self.dtype)
         base = load_base(self.base, self.dtype, quantization=self.recipe.model.quantization)
         return load_adapter(base, folder / ADAPTER)
+
+
+def _optimizer_of(training: TrainingSection) -> MakeOptimizer:
+    return functools.partial(
+        make_optimizer,
+        name=training.optimizer,
+        learning_rate=training.learning_rate,
+        betas=(training.beta1, training.beta2),
+        weight_decay=training.weight_decay,
+        loraplus_lr_ratio=training.loraplus_lr_ratio,
+    )
 
 
 def make_schedule(training: TrainingSection, num_steps: int) -> schedules.Schedule:

@@ -12,8 +12,10 @@ from peft import PeftModel
 from peft.tuners.lora.bnb import Linear4bit, Linear8bitLt
 from transformers import AutoModelForCausalLM
 
-from danlu.adapters.fused import FusedLinear, fuse
-from danlu.adapters.lora import add_lora, load_adapter, parameter_counts, save_adapter
+from danlu.adapters.fused import fuse
+from danlu.adapters.kinds import Lora
+from danlu.adapters.linear import FusedLinear
+from danlu.adapters.lora import add_adapter, load_adapter, parameter_counts, save_adapter
 from danlu.data.store import Store
 from danlu.data.template import Document
 from danlu.models.loading import load_base
@@ -35,7 +37,7 @@ IDS = torch.arange(20, 60).reshape(2, 20)
 def adapted(
     folder: Path, kind: str, dtype: torch.dtype = torch.float32, dropout: float = 0.0, targets: Sequence[str] = ALL
 ) -> Any:
-    model = add_lora(load_base(folder, dtype, quantization=KINDS[kind]), 4, 8.0, dropout, targets, 0)
+    model = add_adapter(load_base(folder, dtype, quantization=KINDS[kind]), Lora(4, 8.0, dropout), targets, 0)
     torch.manual_seed(1)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
@@ -110,7 +112,9 @@ def test_a_backward_pass_keeps_no_weights(tiny_base: Path, kind: str) -> None:
 def test_parameters_are_counted_as_numbers_not_as_bytes(tiny_base: Path, kind: str) -> None:
     model = adapted(tiny_base, kind)
     assert parameter_counts(model) == model.get_nb_trainable_parameters()
-    assert parameter_counts(model) == parameter_counts(add_lora(load_base(tiny_base, torch.float32), 4, 8.0, 0, ALL, 0))
+    assert parameter_counts(model) == parameter_counts(
+        add_adapter(load_base(tiny_base, torch.float32), Lora(4, 8.0, 0), ALL, 0)
+    )
 
 
 @pytest.mark.parametrize("kind", KINDS)

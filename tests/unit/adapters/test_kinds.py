@@ -19,10 +19,10 @@ from danlu.data.store import Store
 from danlu.data.template import Document
 from danlu.errors import RecipeError
 from danlu.recipe.schema import Recipe
-from danlu.training.backends import SingleProcess
+from danlu.training.backends.replicated import Replicated
 from danlu.training.engine import choose_engine
 from danlu.training.feed import Feed
-from danlu.training.loop import train
+from danlu.training.loop import Course, train
 from danlu.training.optimizers import make_optimizer
 
 MakeStore = Callable[[Sequence[Document]], Store]
@@ -86,8 +86,9 @@ def test_it_trains_is_saved_and_merged(kind: str, make_store: MakeStore, tmp_pat
     layers = "fused" if kind == "lora" else f"fused (0 of {adapted} adapted)"
     assert engine.name == f"packed attention, {layers} layers, chunked loss"
     feed = Feed(store, 8, 3, 0, 100, engine.shares_prefix, torch.device("cpu"))
-    backend = SingleProcess(model.parameters(), make_optimizer(model, "adamw", RATE, (0.9, 0.99), 0.0))
-    losses = [step.loss for step in train(model, engine.objective, feed, backend, lambda _: RATE, 1.0)]
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    backend = Replicated(model, trained, lambda masters: make_optimizer(masters, "adamw", RATE, (0.9, 0.99), 0.0))
+    losses = [step.loss for step in train(model, engine.objective, feed, backend, Course(lambda _: RATE, 1.0))]
     engine.off()
     assert losses[-1] < 0.9 * losses[0]
 

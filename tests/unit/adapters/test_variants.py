@@ -88,7 +88,8 @@ def fresh(variant: str) -> Any:
 
 def plain_config(lora: Lora, targets: list[str]) -> Any:
     """PEFT's config without our layers."""
-    config = lora.peft_config(targets, tied={"lm_head", "model.embed_tokens"} <= set(lora.modules_to_save), seed=0)
+    tied = {"lm_head", "model.embed_tokens"} <= set(lora.modules_to_save)
+    config = lora.peft_config(targets, "CAUSAL_LM", tied, seed=0)
     config._custom_modules = None
     return config
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from sequence_models import FAMILIES, write_model
 
-from danlu.adapters.lora import add_lora
+from danlu.adapters.kinds import Lora
+from danlu.adapters.lora import add_adapter
 from danlu.adapters.targets import resolve_targets
 from danlu.data.records import Messages
 from danlu.data.template import answer_start_ids, prompt_ids, stop_ids
@@ -32,7 +33,7 @@ def parts(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     """A model with an adapter that changes its answers, and its tokenizer."""
     folder: Path = write_model(tmp_path_factory.mktemp(request.param), request.param)
     base = load_base(folder, torch.float32)
-    model = add_lora(base, 4, 8.0, 0.0, resolve_targets(base, "all-linear", 4), 0).eval()
+    model = add_adapter(base, Lora(4, 8.0, 0.0), resolve_targets(base, "all-linear"), 0).eval()
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.5)

@@ -14,7 +14,8 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from danlu.adapters.lora import add_lora
+from danlu.adapters.kinds import Lora
+from danlu.adapters.lora import add_adapter
 from danlu.errors import ModelError, RecipeError
 from danlu.models import quantization as quantization_module
 from danlu.models.loading import load_base, load_plain, require_dtype
@@ -69,7 +70,7 @@ def gradients(model: Any) -> list[torch.Tensor]:
 
 def adapted(base: Any) -> Any:
     """PEFT's own layers on a base, with an adapter that does something."""
-    model = add_lora(base, 4, 8.0, 0.0, ALL, 0)
+    model = add_adapter(base, Lora(4, 8.0, 0.0), ALL, 0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

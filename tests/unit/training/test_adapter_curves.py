@@ -24,10 +24,10 @@ from danlu.adapters.kinds import Lora
 from danlu.adapters.lora import add_adapter
 from danlu.data.store import Store
 from danlu.data.template import Document
-from danlu.training.backends import SingleProcess
+from danlu.training.backends.replicated import Replicated
 from danlu.training.engine import choose_engine
 from danlu.training.feed import Feed
-from danlu.training.loop import train
+from danlu.training.loop import Course, train
 from danlu.training.optimizers import make_optimizer
 from danlu.training.schedules import three_phase
 
@@ -90,10 +90,11 @@ def ours(case: str, family: str, store: Store) -> tuple[list[float], Any]:
     engine = choose_engine(model, store)
     loss = "plain" if "modules_to_save" in asked else "chunked"
     assert engine.name == f"packed attention, fused layers, {loss} loss"
-    optimizer = make_optimizer(model, name, PEAK, BETAS, DECAY, ratio)
-    backend = SingleProcess(model.parameters(), optimizer)
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    backend = Replicated(model, trained, lambda masters: make_optimizer(masters, name, PEAK, BETAS, DECAY, ratio))
     feed = feed_of(store, engine.shares_prefix)
-    return [step.loss for step in train(model, engine.objective, feed, backend, SCHEDULE, MAX_NORM)], optimizer
+    steps = train(model, engine.objective, feed, backend, Course(SCHEDULE, MAX_NORM))
+    return [step.loss for step in steps], backend.optimizer
 
 
 def theirs(case: str, family: str, store: Store) -> list[float]:
@@ -114,12 +115,11 @@ def theirs(case: str, family: str, store: Store) -> list[float]:
         plus = {"loraplus_lr_ratio": ratio, "loraplus_weight_decay": DECAY}
         optimizer = create_loraplus_optimizer(model, kind, lr=PEAK, betas=BETAS, **plus)
     else:
-        named = [(name.endswith(".bias"), one) for name, one in model.named_parameters() if one.requires_grad]
-        groups = [
-            {"params": [one for is_bias, one in named if not is_bias]},
-            {"params": [one for is_bias, one in named if is_bias], "weight_decay": 0.0},
-        ]
-        optimizer = kind([group for group in groups if group["params"]], lr=PEAK, betas=BETAS, weight_decay=DECAY)
+        optimizer = kind(trained, lr=PEAK, betas=BETAS, weight_decay=DECAY)
+    for group in list(optimizer.param_groups):  # DoRA's magnitudes decayed would leave the base's
+        if vectors := [one for one in group["params"] if one.dim() == 1]:
+            group["params"] = [one for one in group["params"] if one.dim() > 1]
+            optimizer.add_param_group({**group, "params": vectors, "weight_decay": 0.0})
     rates = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: SCHEDULE(min(step, NUM_STEPS - 1)) / PEAK)
     losses = []
     feed = feed_of(store, share_prefix=False)

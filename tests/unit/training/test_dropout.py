@@ -11,7 +11,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
-from danlu.adapters.lora import add_lora
+from danlu.adapters.kinds import Lora
+from danlu.adapters.lora import add_adapter
 from danlu.adapters.targets import resolve_targets, skeleton
 from danlu.data.template import Document
 from danlu.errors import RecipeError
@@ -257,7 +258,7 @@ def tuned(kind: str, attention: float | None = None, hidden: float | None = None
     """A model with LoRA on all layers, with all kernels in, that drops out such shares."""
     dropout = BaseDropout.of(shape_of(kind), attention, hidden)
     base = model_of(kind, **dropout.fields)
-    model = add_lora(base, 4, 8.0, 0.0, resolve_targets(base, "all-linear", 4), 0)
+    model = add_adapter(base, Lora(4, 8.0, 0.0), resolve_targets(base, "all-linear"), 0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(3))

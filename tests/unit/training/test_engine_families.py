@@ -12,8 +12,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, GPT2Config
 
-from danlu.adapters.fused import FusedLinear, FusedMlp, FusedNorm, fuse
+from danlu.adapters.fused import FusedMlp, FusedNorm, fuse
 from danlu.adapters.kinds import Lora
+from danlu.adapters.linear import FusedLinear
 from danlu.adapters.lora import add_adapter
 from danlu.adapters.targets import resolve_targets
 from danlu.data.template import Document

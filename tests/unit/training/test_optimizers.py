@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from typing import Any
 
@@ -13,7 +14,7 @@ from danlu.adapters.fitting import fit_adapter
 from danlu.adapters.kinds import Lora
 from danlu.adapters.lora import add_adapter
 from danlu.errors import RecipeError
-from danlu.training.backends import SingleProcess
+from danlu.training.backends.replicated import Replicated
 from danlu.training.optimizers import make_optimizer, require_optimizer
 
 NAMES = ["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"]
@@ -30,15 +31,22 @@ class Values(torch.nn.Module):
         self.bias = torch.nn.Parameter(torch.ones(64).to(dtype))
 
 
-def steps(model: Values, optimizer: Any, count: int, first: int = 0) -> None:
+def backend_of(model: Any, name: str, rate: float, decay: float, ratio: float | None = None) -> Replicated:
+    """What a run in one process has, with one of the optimizers."""
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    parts = {"learning_rate": rate, "betas": BETAS, "weight_decay": decay, "loraplus_lr_ratio": ratio}
+    return Replicated(model, trained, functools.partial(make_optimizer, name=name, **parts))
+
+
+def steps(backend: Replicated, count: int, first: int = 0) -> None:
     """Steps whose gradients depend on their number alone."""
+    model = backend.model
     for number in range(first, first + count):
         generator = torch.Generator().manual_seed(number)
         for parameter in (model.matrix, model.bias):
             gradient = torch.rand(parameter.shape, generator=generator)
             parameter.grad = gradient.to(torch.bfloat16).to(parameter.dtype)
-        optimizer.step()
-        optimizer.zero_grad()
+        backend.step(None)
         assert model.matrix.grad is None
 
 
@@ -59,28 +67,31 @@ def by_parameter(optimizer: Any, trained: dict[str, torch.nn.Parameter], key: st
 @pytest.mark.parametrize("name", NAMES)
 def test_with_loraplus_b_and_vectors_are_faster_at_every_rate(name: str) -> None:
     model, trained = qwen2(Lora(4, 8.0, use_dora=True, bias="lora_only"))
-    optimizer = make_optimizer(model, name, 1e-3, BETAS, 0.1, 16.0)
-    backend = SingleProcess(model.parameters(), optimizer)
+    backend = backend_of(model, name, 1e-3, 0.1, 16.0)
     for rate in (1e-3, 2e-5):
         backend.set_learning_rate(rate)
-        rates = by_parameter(optimizer, trained, "lr")
+        rates = by_parameter(backend.optimizer, trained, "lr")
         for part, ratio in (("lora_A", 1), ("lora_B", 16), ("magnitude", 16), ("base_layer.bias", 16)):
             assert {value for name, value in rates.items() if part in name} == {rate * ratio}, part
 
 
 def test_without_loraplus_all_have_the_same_rate() -> None:
     model, trained = qwen2(Lora(4, 8.0, use_dora=True))
-    optimizer = make_optimizer(model, "adamw", 1e-3, BETAS, 0.1)
-    SingleProcess(model.parameters(), optimizer).set_learning_rate(3e-4)
-    assert set(by_parameter(optimizer, trained, "lr").values()) == {3e-4}
+    backend = backend_of(model, "adamw", 1e-3, 0.1)
+    backend.set_learning_rate(3e-4)
+    assert set(by_parameter(backend.optimizer, trained, "lr").values()) == {3e-4}
 
 
-def test_biases_and_norms_are_not_decayed() -> None:
-    model, trained = qwen2(Lora(4, 8.0, use_dora=True, bias="all", modules_to_save=["norm"]))
-    decays = by_parameter(make_optimizer(model, "adamw", 1e-3, BETAS, 0.1), trained, "weight_decay")
+def test_vectors_are_not_decayed() -> None:
+    _, trained = qwen2(Lora(4, 8.0, use_dora=True, bias="all", modules_to_save=["norm"]))
+    decays = by_parameter(make_optimizer(trained, "adamw", 1e-3, BETAS, 0.1), trained, "weight_decay")
     assert {name for name, decay in decays.items() if not decay} == {
         *(f"base_model.model.model.layers.0.self_attn.{name}_proj.base_layer.bias" for name in "qkv"),
         "base_model.model.model.norm.modules_to_save.default.weight",
+        *(
+            f"base_model.model.model.layers.0.self_attn.{name}_proj.lora_magnitude_vector.default.weight"
+            for name in "qkvo"
+        ),
     }
     assert set(decays.values()) == {0.0, 0.1}
 
@@ -90,7 +101,7 @@ def test_bfloat16_values_are_those_of_float32_steps_rounded(name: str) -> None:
     exact, rounded = Values(torch.float32), Values(torch.bfloat16)
     exact.load_state_dict({key: value.float() for key, value in rounded.state_dict().items()})
     for model in (exact, rounded):
-        steps(model, make_optimizer(model, name, 1e-4, BETAS, 0.01), 40)
+        steps(backend_of(model, name, 1e-4, 0.01), 40)
     assert torch.equal(rounded.matrix, exact.matrix.to(torch.bfloat16))
     assert torch.equal(rounded.bias, exact.bias.to(torch.bfloat16))
     assert float(rounded.bias.max()) < 1.0, "1 is 0.996 by many steps of 1e-4, each below half of bfloat16's 0.004"
@@ -99,15 +110,13 @@ def test_bfloat16_values_are_those_of_float32_steps_rounded(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_state_that_was_kept_goes_on_as_if_nothing_had_been(name: str, dtype: torch.dtype) -> None:
-    whole, halves = Values(dtype), Values(dtype)
-    steps(whole, make_optimizer(whole, name, 1e-3, BETAS, 0.01), 6)
-    optimizer = make_optimizer(halves, name, 1e-3, BETAS, 0.01)
-    steps(halves, optimizer, 3)
-    again = Values(dtype)
-    again.load_state_dict(halves.state_dict())
-    optimizer_again = make_optimizer(again, name, 1e-3, BETAS, 0.01)
-    optimizer_again.load_state_dict(optimizer.state_dict())
-    steps(again, optimizer_again, 3, first=3)
+    whole, halves, again = Values(dtype), Values(dtype), Values(dtype)
+    steps(backend_of(whole, name, 1e-3, 0.01), 6)
+    first = backend_of(halves, name, 1e-3, 0.01)
+    steps(first, 3)
+    second = backend_of(again, name, 1e-3, 0.01)
+    second.load(first.state())
+    steps(second, 3, first=3)
     assert torch.equal(again.matrix, whole.matrix)
     assert torch.equal(again.bias, whole.bias)
 
@@ -117,8 +126,14 @@ def test_without_bitsandbytes_one_message_says_what_to_install(name: str, monkey
     right = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda part: None if part == "bitsandbytes" else right(part))
     with pytest.raises(RecipeError) as caught:
-        require_optimizer(name)
+        require_optimizer(name, shards_moments=False)
     fault = caught.value.faults[0]
     assert fault.where == "training.optimizer"
     assert fault.hint == "pip install 'danlu[quantization]'"
-    require_optimizer("adamw")
+    require_optimizer("adamw", shards_moments=True)
+
+
+@pytest.mark.parametrize("name", NAMES[1:])
+def test_moments_of_bitsandbytes_are_not_for_shards(name: str) -> None:
+    with pytest.raises(RecipeError, match="shards"):
+        require_optimizer(name, shards_moments=True)

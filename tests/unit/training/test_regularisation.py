@@ -12,7 +12,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.integrations.neftune import activate_neftune
 
-from danlu.adapters.lora import add_lora
+from danlu.adapters.kinds import Lora
+from danlu.adapters.lora import add_adapter
 from danlu.adapters.targets import resolve_targets
 from danlu.data.packing import pack
 from danlu.data.prepared import Prepared
@@ -27,7 +28,8 @@ from danlu.training.engine import choose_engine
 from danlu.training.feed import to_batches
 from danlu.training.loop import mean_loss
 from danlu.training.objectives import Batch, sft, to_batch
-from danlu.training.regularisation import NoisyEmbeddings, Regularisation, decay_groups, document_lengths
+from danlu.training.optimizers import decay_groups
+from danlu.training.regularisation import NoisyEmbeddings, Regularisation, document_lengths
 from danlu.training.session import Session
 
 CPU = torch.device("cpu")
@@ -63,7 +65,7 @@ def some_documents() -> list[Document]:
 def tuned(kind: str) -> Any:
     torch.manual_seed(0)
     base = AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **{**SIZES, **CHANGES[kind]})).eval()
-    model = add_lora(base, 4, 8.0, 0.0, resolve_targets(base, "all-linear", 4), 0)
+    model = add_adapter(base, Lora(4, 8.0, 0.0), resolve_targets(base, "all-linear"), 0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(3))
@@ -253,7 +255,7 @@ def test_what_adamw_does_is_its_formula_with_decay_on_matrices_alone() -> None:
     model.frozen = torch.nn.Parameter(torch.randn(4, 3, generator=generator, dtype=torch.float64), requires_grad=False)
     decays = {"matrix": 0.1, "vector": 0.0}
     trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-    groups = decay_groups(trained.values(), 0.1)
+    groups = decay_groups(trained, 0.1)
     assert [len(group["params"]) for group in groups] == [1, 1]
     backend = Replicated(model, trained, lambda _: torch.optim.AdamW(groups, lr=1.0, betas=(0.8, 0.9), eps=1e-8))
     expected = {name: getattr(model, name).detach().clone() for name in decays}
@@ -276,7 +278,7 @@ def test_what_adamw_does_is_its_formula_with_decay_on_matrices_alone() -> None:
 
 def test_with_lora_a_and_b_decay_and_nothing_else_is_there() -> None:
     model = tuned("llama")
-    (group,) = decay_groups([p for p in model.parameters() if p.requires_grad], 0.1)
+    (group,) = decay_groups({name: p for name, p in model.named_parameters() if p.requires_grad}, 0.1)
     trained = {id(p) for name, p in model.named_parameters() if "lora_A" in name or "lora_B" in name}
     assert {id(parameter) for parameter in group["params"]} == trained
     assert group["weight_decay"] == 0.1

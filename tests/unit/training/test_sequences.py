@@ -16,8 +16,9 @@ import pytest
 import torch
 from sequence_models import FAMILIES, random_model
 
-from danlu.adapters.fused import FusedLinear
-from danlu.adapters.lora import add_lora
+from danlu.adapters.kinds import Lora
+from danlu.adapters.linear import FusedLinear
+from danlu.adapters.lora import add_adapter
 from danlu.adapters.targets import resolve_targets
 from danlu.data.store import Store
 from danlu.data.template import Document
@@ -58,7 +59,7 @@ def some_documents(end: int = 1) -> list[Document]:
 def with_lora(family: str, targets: str = "all-linear") -> Any:
     """A tiny model with LoRA, B not zero, so that every gradient is."""
     base = random_model(family)
-    tuned = add_lora(base, 4, 8.0, 0.0, resolve_targets(base, targets, 4), 0)
+    tuned = add_adapter(base, Lora(4, 8.0, 0.0), resolve_targets(base, targets), 0)
     for name, parameter in tuned.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

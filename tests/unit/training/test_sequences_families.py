@@ -19,7 +19,8 @@ from transformers import (
     UMT5Config,
 )
 
-from danlu.adapters.lora import add_lora
+from danlu.adapters.kinds import Lora
+from danlu.adapters.lora import add_adapter
 from danlu.adapters.targets import resolve_targets
 from danlu.training.engine import choose_engine
 
@@ -38,7 +39,7 @@ CONFIGS: dict[str, Callable[[], PreTrainedConfig]] = {
 def test_the_family_trains_as_by_its_own_code(family: str) -> None:
     torch.manual_seed(0)
     base = AutoModelForSeq2SeqLM.from_config(CONFIGS[family]()).eval()
-    model = add_lora(base, 2, 4.0, 0.0, resolve_targets(base, "all-linear", 2), 0)
+    model = add_adapter(base, Lora(2, 4.0, 0.0), resolve_targets(base, "all-linear"), 0)
     for name, parameter in model.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter, std=0.1)

@@ -8,11 +8,14 @@ from typing import Any
 import torch
 
 from danlu.errors import Fault, RecipeError
+from danlu.recipe import Recipe
 from danlu.recipe.training_schema import AutoBackend, DdpBackend, DeepSpeedBackend, Fsdp2Backend
 from danlu.training.backends.interface import Backend
 from danlu.training.backends.replicated import MakeOptimizer, Replicated
+from danlu.training.optimizers import require_optimizer
 from danlu.training.processes import Processes
 
+_KEY = "training.backend"
 Chosen = AutoBackend | DdpBackend | Fsdp2Backend | DeepSpeedBackend
 
 
@@ -21,37 +24,42 @@ def shards(chosen: Chosen) -> bool:
     return isinstance(chosen, Fsdp2Backend) or (isinstance(chosen, DeepSpeedBackend) and chosen.stage == 3)
 
 
-def require_backend(chosen: Chosen, processes: Processes, rows_per_step: int, dtype: torch.dtype) -> None:
-    """Requires that the backend fits the processes, before any weight is loaded.
+def require_backend(recipe: Recipe, processes: Processes, dtype: torch.dtype) -> None:
+    """Requires that the backend fits the processes and the rest of the recipe, before any weight is loaded.
 
     Raises:
-        RecipeError: it needs several processes, there are more processes than rows in a step, or it has no float16.
+        RecipeError: a fault for each thing that does not fit.
     """
-    key = "training.backend"
-    if processes.world_size == 1 and not isinstance(chosen, AutoBackend):
-        raise RecipeError(
-            Fault(
-                f"{chosen.type} shares the work of several processes, and there is one",
-                key,
-                "auto for one process",
-                "start several: danlu train RECIPE --nproc 2",
-            )
+    training, count = recipe.training, processes.world_size
+    chosen, faults = training.backend, []
+    if count == 1 and not isinstance(chosen, AutoBackend):
+        what = f"{chosen.type} shares the work of several processes, and there is one"
+        faults.append(Fault(what, _KEY, "auto for one process", "start several: danlu train RECIPE --nproc 2"))
+    if count > training.global_batch_size:
+        what = f"{count} processes for {training.global_batch_size} rows a step: some would have none"
+        faults.append(
+            Fault(what, "training.global_batch_size", f"at least {count}", "raise it, or start fewer processes")
         )
-    if processes.world_size > rows_per_step:
-        raise RecipeError(
-            Fault(
-                f"{processes.world_size} processes for {rows_per_step} rows a step: some would have none",
-                "training.global_batch_size",
-                f"at least {processes.world_size}",
-                "raise it, or start fewer processes",
-            )
-        )
-    if dtype == torch.float16 and isinstance(chosen, (Fsdp2Backend, DeepSpeedBackend)):
-        raise RecipeError(
-            Fault(
-                f"{chosen.type} trains in float32 or bfloat16 here", "model.dtype", "float32, bfloat16, auto", "use ddp"
-            )
-        )
+    if count > 1 and recipe.data.streaming:
+        what = f"streamed rows are read by one process, and there are {count}"
+        faults.append(Fault(what, "data.streaming", "false", "prepare the rows once, or start one process"))
+    if isinstance(chosen, Fsdp2Backend | DeepSpeedBackend):
+        faults += _unsharded(recipe, chosen.type, dtype)
+    if faults:
+        raise RecipeError(*faults)
+    require_optimizer(training.optimizer, isinstance(chosen, Fsdp2Backend | DeepSpeedBackend))
+
+
+def _unsharded(recipe: Recipe, name: str, dtype: torch.dtype) -> list[Fault]:
+    """What a backend that keeps shards has not."""
+    faults = []
+    if dtype == torch.float16:
+        what = f"{name} trains in float32 or bfloat16 here"
+        faults.append(Fault(what, "model.dtype", "float32, bfloat16, auto", "use ddp"))
+    if recipe.model.quantization is not None:
+        what = f"{name} can't keep weights of {recipe.model.quantization.type} in shards"
+        faults.append(Fault(what, _KEY, "auto, ddp", "a quantised base is small: each process can hold it whole"))
+    return faults
 
 
 def make_backend(
