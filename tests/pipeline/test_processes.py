@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -23,6 +24,8 @@ BACKENDS = {
     "zero3": "{type: deepspeed, stage: 3}",
     "zero3-offload": "{type: deepspeed, stage: 3, offload: all}",
 }
+NF4 = ["model.quantization={type: nf4}"]
+PAGED = ["training.optimizer=paged_adamw"]
 WHAT = {"lora": ["adapter={type: lora, rank: 4}"], "full": ["adapter=null", "training.freeze={first_layers: 1}"]}
 
 
@@ -65,11 +68,23 @@ def numbers_of(folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
     return losses, load_file(file)
 
 
-@pytest.fixture(scope="module", params=list(WHAT))
-def alone(request: pytest.FixtureRequest, recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
-    folder = tmp_path_factory.mktemp("alone") / "run"
-    train(recipe, folder, *WHAT[request.param])
-    return request.param, folder
+@pytest.fixture(scope="module")
+def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What one process makes of it."""
+    folders = {what: tmp_path_factory.mktemp("alone") / what for what in WHAT}
+    for what, folder in folders.items():
+        train(recipe, folder, *WHAT[what])
+    return folders
+
+
+def pairs(*named: str) -> pytest.MarkDecorator:
+    """Cases `backend what`; those of DeepSpeed where it is installed."""
+    absent = importlib.util.find_spec("deepspeed") is None and "DANLU_REQUIRE_PROGRAMS" not in os.environ
+    skip = pytest.mark.skipif(absent, reason="DeepSpeed is not installed")
+    return pytest.mark.parametrize(
+        ("backend", "what"),
+        [pytest.param(*name.split(), marks=skip if "zero" in name else (), id=name) for name in named],
+    )
 
 
 def assert_same(found: Path, expected: Path) -> None:
@@ -81,12 +96,13 @@ def assert_same(found: Path, expected: Path) -> None:
         torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
-@pytest.mark.parametrize("backend", list(BACKENDS))
-def test_two_processes_end_where_one_does(backend: str, alone: tuple[str, Path], recipe: Path, tmp_path: Path) -> None:
-    what, expected = alone
+@pairs("ddp full", "fsdp2 lora", "fsdp2 full", "zero2 lora", "zero3 lora", "zero3 full", "zero3-offload full")
+def test_two_processes_end_where_one_does(
+    backend: str, what: str, alone: dict[str, Path], recipe: Path, tmp_path: Path
+) -> None:
     result = train(recipe, tmp_path / "run", *WHAT[what], "--nproc", "2", f"training.backend={BACKENDS[backend]}")
     assert "2 processes" in result["stderr"]
-    assert_same(tmp_path / "run", expected)
+    assert_same(tmp_path / "run", alone[what])
     assert (tmp_path / "run" / "manifest.json").is_file()
 
 
@@ -104,25 +120,22 @@ def killed(recipe: Path, folder: Path, *words: str) -> None:
     assert not (folder / "manifest.json").exists()
 
 
-@pytest.mark.parametrize("backend", ["ddp", "fsdp2", "zero2", "zero3"])
+@pairs("ddp lora", "fsdp2 full", "zero2 full", "zero3 lora")
 def test_a_killed_run_goes_on_with_another_number_of_processes(
-    backend: str, alone: tuple[str, Path], recipe: Path, tmp_path: Path
+    backend: str, what: str, alone: dict[str, Path], recipe: Path, tmp_path: Path
 ) -> None:
-    what, expected = alone
     folder, several = tmp_path / "run", ["--nproc", "2", f"training.backend={BACKENDS[backend]}"]
     killed(recipe, folder, *WHAT[what], *several)
     assert "goes on after step" in train(recipe, folder, *WHAT[what], "--resume")["stderr"]
-    assert_same(folder, expected)
+    assert_same(folder, alone[what])
     back = tmp_path / "back"
     killed(recipe, back, *WHAT[what])
     assert "goes on after step" in train(recipe, back, *WHAT[what], *several, "--resume")["stderr"]
-    assert_same(back, expected)
+    assert_same(back, alone[what])
 
 
-def test_resuming_gives_the_same_bits_as_never_having_stopped(
-    alone: tuple[str, Path], recipe: Path, tmp_path: Path
-) -> None:
-    what, _ = alone
+@pytest.mark.parametrize("what", WHAT)
+def test_resuming_gives_the_same_bits_as_never_having_stopped(what: str, recipe: Path, tmp_path: Path) -> None:
     words = [*WHAT[what], "training.num_epochs=2", "training.max_steps=7"]
     if what == "lora":
         words.append("adapter.dropout=0.2")
@@ -141,6 +154,9 @@ def test_resuming_gives_the_same_bits_as_never_having_stopped(
         (["training.backend={type: fsdp2}"], "fsdp2 shares the work of several processes, and there is one"),
         (["training.backend={type: deepspeed, stage: 3}"], "deepspeed shares the work of several processes"),
         (["training.global_batch_size=1", "--nproc", "2"], "2 processes for 1 rows a step"),
+        (["data.streaming=true", "--nproc", "2"], "streamed rows are read by one process, and there are 2"),
+        (["training.backend={type: fsdp2}", "--nproc", "2", *NF4], "fsdp2 can't keep weights of nf4 in shards"),
+        (["training.backend={type: fsdp2}", "--nproc", "2", *PAGED], "paged_adamw can't keep its moments in shards"),
         (["training.freeze={modules: [nowhere]}", "adapter=null"], "`nowhere` matches no parameter"),
         (["training.freeze={first_layers: 3}", "adapter=null"], "the model has 2 layers, not 3"),
         (["training.freeze={modules: [.]}", "adapter=null"], "all parameters are frozen"),
