@@ -102,6 +102,7 @@ class Zero:
         """Everything trained so far, gathered."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
+        self._link_moments()
         state = TrainedState()
         for name, parameter in self._trained.items():
             whole = safe_get_full_fp32_param(parameter)
@@ -114,16 +115,15 @@ class Zero:
 
     def load(self, state: TrainedState) -> None:
         """Goes on from a state, each process with its share."""
+        from deepspeed.runtime.zero.partition_parameters import GatheredParameters
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-        from deepspeed.zero import GatheredParameters
 
         steps = next(iter(state.moments.values()))["step"]
         inner = self.model.optimizer.optimizer
         for group in inner.param_groups:
             for shard in group["params"]:  # made with the first step otherwise
                 inner.state[shard] = {"step": steps.clone(), **{key: torch.zeros_like(shard) for key in _MOMENTS}}
-        if self._stage == 2:
-            self.model.optimizer._lazy_init_hp_params_optimizer_state()
+        self._link_moments()
         for name, parameter in self._trained.items():
             whole = state.parameters[name].to(self._device)
             safe_set_full_fp32_param(parameter, whole)
@@ -131,6 +131,12 @@ class Zero:
                 safe_set_full_optimizer_state(parameter, state.moments[name][key].to(self._device), key)
             with GatheredParameters(parameter, modifier_rank=0, enabled=self._stage == 3), torch.no_grad():
                 parameter.copy_(whole)  # what the forward pass reads, until the first step writes it anew
+
+    def _link_moments(self) -> None:
+        """Lets stage 2 find each parameter's moments; its own link, made after the first group's step, has no others."""
+        if self._stage == 2:
+            self.model.optimizer._hp_optimizer_states_linked = False
+            self.model.optimizer._lazy_init_hp_params_optimizer_state()
 
     def _step_count(self) -> torch.Tensor:
         kept: dict[str, Any] = next(iter(self.model.optimizer.optimizer.state.values()), {})
