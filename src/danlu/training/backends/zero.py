@@ -133,7 +133,7 @@ class Zero:
                 parameter.copy_(whole)  # what the forward pass reads, until the first step writes it anew
 
     def _link_moments(self) -> None:
-        """Lets stage 2 find each parameter's moments; its own link, made after the first group's step, has no others."""
+        """Lets stage 2 find the moments in all groups; its own link is made after the first group's step."""
         if self._stage == 2:
             self.model.optimizer._hp_optimizer_states_linked = False
             self.model.optimizer._lazy_init_hp_params_optimizer_state()
