@@ -41,14 +41,15 @@ class Heartbeat:
         """Says that this process is done, or by which error it ends; waits for the others, so that all can hear it."""
         self._leaving.set()
         self._thread.join()
-        state = _LEFT if error is None else f"{_FAILED} {error.exit_status} {error}"
+        self._farewell(_LEFT if error is None else f"{_FAILED} {error.exit_status} {error}")
+
+    def _farewell(self, state: str) -> None:
+        """Leaves a last word in the store, and stays until the others have heard it."""
         deadline = time.monotonic() + _LONGEST_FAREWELL_SECONDS
-        try:
+        with contextlib.suppress(RuntimeError):  # who kept the store may have left before
             self._store.set(f"beat/{self._rank}", state)
             while time.monotonic() < deadline and not all(self._has_left(other) for other in self._others):
                 time.sleep(0.05)
-        except RuntimeError:
-            return  # who kept the store has left before
 
     def _has_left(self, other: int) -> bool:
         return self._heard_of(other).startswith((_LEFT, _FAILED))
@@ -76,16 +77,16 @@ class Heartbeat:
                         self._end(f"error: process {other} has been silent for {silent:.0f} s{_GO_ON}")
             except RuntimeError as error:
                 reason = (str(error).splitlines() or [""])[0]
-                self._end(f"error: the other processes can't be reached: {reason}{_GO_ON}")
+                self._end(f"error: the other processes can't be reached: {reason}{_GO_ON}", reached=False)
 
-    def _end(self, message: str, status: int = 1) -> None:
+    def _end(self, message: str, status: int = 1, reached: bool = True) -> None:
         """Ends the program at once: its main thread waits in an exchange that nothing can end."""
         if self._leaving.is_set():
             return
         if message:
             say(message)
-        with contextlib.suppress(RuntimeError):
-            self._store.set(f"beat/{self._rank}", _LEFT)
+        if reached:
+            self._farewell(_LEFT)
         os._exit(status)
 
 
