@@ -147,7 +147,8 @@ def _values(batch: Any) -> list[Any]:
 
 def _cells(column: Any, name: str, bad: dict[int, BadRow]) -> list[Any]:
     """A column's cells. Dates that Python has none for (to the nanosecond, far off) become text as Arrow writes it;
-    a cell that can't be had at all goes to `bad` by its row. With pandas, Arrow gives its dates: they become the same text.
+    a cell that can't be had at all goes to `bad` by its row. Arrow gives dates of pandas where that is installed; their
+    text is the same.
     """
     try:
         cells: list[Any] = column.to_pylist(maps_as_pydicts="strict")
