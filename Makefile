@@ -10,7 +10,7 @@ quickstart: $(READY)
 	$(BIN)/danlu quickstart
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # DeepSpeed is built against the torch that is there. Without it, the tests that need it are skipped.
 backends: $(READY)
