@@ -102,6 +102,7 @@ def test_two_processes_end_where_one_does(
 ) -> None:
     result = train(recipe, tmp_path / "run", *WHAT[what], "--nproc", "2", f"training.backend={BACKENDS[backend]}")
     assert "2 processes" in result["stderr"]
+    assert "Warning" not in result["stderr"]
     assert_same(tmp_path / "run", alone[what])
     assert (tmp_path / "run" / "manifest.json").is_file()
 
@@ -154,7 +155,10 @@ def test_resuming_gives_the_same_bits_as_never_having_stopped(what: str, recipe:
         (["training.backend={type: fsdp2}"], "fsdp2 shares the work of several processes, and there is one"),
         (["training.backend={type: deepspeed, stage: 3}"], "deepspeed shares the work of several processes"),
         (["training.global_batch_size=1", "--nproc", "2"], "2 processes for 1 rows a step"),
-        (["data.streaming=true", "--nproc", "2"], "streamed rows are read by one process, and there are 2"),
+        (
+            ["data.streaming=true", "data.evaluation=null", "--nproc", "2"],
+            "streamed rows are read by one process, and there are 2",
+        ),
         (["training.backend={type: fsdp2}", "--nproc", "2", *NF4], "fsdp2 can't keep weights of nf4 in shards"),
         (["training.backend={type: fsdp2}", "--nproc", "2", *PAGED], "paged_adamw can't keep its moments in shards"),
         (["training.freeze={modules: [nowhere]}", "adapter=null"], "`nowhere` matches no parameter"),

@@ -15,6 +15,7 @@ from typing import Any
 from danlu.tracking.progress import say
 
 _BEAT_SECONDS, _LONGEST_SILENCE_SECONDS = 3.0, 30.0
+_GRACE_SECONDS = 20.0  # to end by itself, where the others have: what one refuses all do, each in its time
 _LEFT = "left"
 
 
@@ -52,6 +53,8 @@ class Heartbeat:
                     elif now != _LEFT and time.monotonic() - since > _LONGEST_SILENCE_SECONDS:
                         self._end(f"process {other} has been silent for {time.monotonic() - since:.0f} s")
             except RuntimeError as error:
+                if self._leaving.wait(_GRACE_SECONDS):
+                    break
                 self._end(f"the other processes can't be reached: {(str(error).splitlines() or [''])[0]}")
         try:
             self._store.set(f"beat/{self._rank}", _LEFT)

@@ -29,10 +29,11 @@ def run_processes(arguments: Sequence[str], count: int) -> int:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # torch's own calls by name are no news of a process that has left
     children = [
         subprocess.Popen(
             [sys.executable, "-m", "danlu", *arguments],
-            env={**os.environ, **shared, "RANK": str(n), "LOCAL_RANK": str(n), "LOCAL_WORLD_SIZE": str(count)},
+            env={**quiet, **os.environ, **shared, "RANK": str(n), "LOCAL_RANK": str(n), "LOCAL_WORLD_SIZE": str(count)},
         )
         for n in range(count)
     ]
