@@ -103,6 +103,8 @@ def test_two_processes_end_where_one_does(
     result = train(recipe, tmp_path / "run", *WHAT[what], "--nproc", "2", f"training.backend={BACKENDS[backend]}")
     assert "2 processes" in result["stderr"]
     assert "Warning" not in result["stderr"]
+    shards = backend.startswith(("fsdp2", "zero3"))
+    assert (", plain loss" if shards else ", chunked loss") in result["stderr"]
     assert_same(tmp_path / "run", alone[what])
     assert (tmp_path / "run" / "manifest.json").is_file()
 
