@@ -73,7 +73,7 @@ def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     """What one process makes of it."""
     folders = {what: tmp_path_factory.mktemp("alone") / what for what in WHAT}
     for what, folder in folders.items():
-        train(recipe, folder, *WHAT[what])
+        assert ", fused layers" in train(recipe, folder, *WHAT[what])["stderr"]
     return folders
 
 
@@ -161,6 +161,7 @@ def test_resuming_gives_the_same_bits_as_never_having_stopped(what: str, recipe:
             ["data.streaming=true", "data.evaluation=null", "--nproc", "2"],
             "streamed rows are read by one process, and there are 2",
         ),
+        (["data.evaluation={rows: 400}", "--nproc", "2"], "400 of 40 rows can't be held out"),
         (["training.backend={type: fsdp2}", "--nproc", "2", *NF4], "fsdp2 can't keep weights of nf4 in shards"),
         (["training.backend={type: fsdp2}", "--nproc", "2", *PAGED], "paged_adamw can't keep its moments in shards"),
         (["training.freeze={modules: [nowhere]}", "adapter=null"], "`nowhere` matches no parameter"),
