@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from sequence_models import write_model
 
 TRAIN = [sys.executable, "-m", "danlu", "train"]
 BACKENDS = {
@@ -103,10 +104,18 @@ def test_two_processes_end_where_one_does(
     result = train(recipe, tmp_path / "run", *WHAT[what], "--nproc", "2", f"training.backend={BACKENDS[backend]}")
     assert "2 processes" in result["stderr"]
     assert "Warning" not in result["stderr"]
-    shards = backend.startswith(("fsdp2", "zero3"))
-    assert (", plain loss" if shards else ", chunked loss") in result["stderr"]
+    whole_head = what == "lora" and backend in ("ddp", "zero2")  # neither trained nor in shards
+    assert (", chunked loss" if whole_head else ", plain loss") in result["stderr"]
     assert_same(tmp_path / "run", alone[what])
     assert (tmp_path / "run" / "manifest.json").is_file()
+
+
+def test_shards_of_an_encoder_decoder_model_train_as_one_process_does(recipe: Path, tmp_path: Path) -> None:
+    words = [f"model.name={write_model(tmp_path / 'base', 't5')}", *WHAT["lora"]]
+    train(recipe, tmp_path / "alone", *words)
+    result = train(recipe, tmp_path / "run", *words, "--nproc", "2", f"training.backend={BACKENDS['fsdp2']}")
+    assert "padded rows" in result["stderr"]
+    assert_same(tmp_path / "run", tmp_path / "alone")
 
 
 def killed(recipe: Path, folder: Path, *words: str) -> None:
