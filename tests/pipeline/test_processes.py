@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -186,3 +187,32 @@ def test_what_does_not_fit_is_one_message(words: list[str], said: str, recipe: P
     assert "hint: " in result["stderr"]
     assert "Traceback" not in result["stderr"]
     assert not (tmp_path / "run").exists()
+
+
+def test_an_error_of_one_process_ends_the_others_and_is_told_once(tmp_path: Path) -> None:
+    script = """
+import sys, time
+from danlu.errors import DataError, Fault
+from danlu.training.processes import joined
+with joined() as processes:
+    if processes.rank == 1:
+        raise DataError(Fault("the row is no row", "rows.jsonl:7", hint="look at it"))
+    time.sleep(60)
+"""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "3"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env={**os.environ, **shared, "RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(3)
+    ]
+    said = [process.communicate(timeout=50)[1] for process in processes]
+    assert "process 1 ended by an error: " in said[0]
+    assert said[0].count("the row is no row") == 1
+    assert "the row is no row" not in said[2]
+    assert [process.returncode for process in (processes[0], processes[2])] == [2, 2]

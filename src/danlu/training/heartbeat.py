@@ -1,22 +1,25 @@
 """A sign of life between processes: who is gone is noticed within a minute, though an exchange could wait for hours.
 
 An exchange of gradients waits for all; a machine that is cut off answers nothing, not even that it is gone. So each
-process counts up a number in the run's store, and ends when the store or another's number stands still.
+process counts up a number in the run's store, and ends when the store or another's number stands still. One that ends
+by an error leaves it there: the others end by it too, and the first process, which speaks for all, says it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 from datetime import timedelta
 from typing import Any
 
+from danlu.errors import DanluError
 from danlu.tracking.progress import say
 
-_BEAT_SECONDS, _LONGEST_SILENCE_SECONDS = 3.0, 30.0
-_GRACE_SECONDS = 20.0  # to end by itself, where the others have: what one refuses all do, each in its time
-_LEFT = "left"
+_BEAT_SECONDS, _LONGEST_SILENCE_SECONDS, _LONGEST_FAREWELL_SECONDS = 3.0, 30.0, 10.0
+_LEFT, _FAILED = "left", "failed"
+_GO_ON = "\n  hint: see to that machine; then go on with danlu train RECIPE --resume"
 
 
 class Heartbeat:
@@ -34,10 +37,26 @@ class Heartbeat:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
-    def leave(self) -> None:
-        """Says that this process is done, and stops watching the others."""
+    def leave(self, error: DanluError | None = None) -> None:
+        """Says that this process is done, or by which error it ends; waits for the others, so that all can hear it."""
         self._leaving.set()
         self._thread.join()
+        self._farewell(_LEFT if error is None else f"{_FAILED} {error.exit_status} {error}")
+
+    def _farewell(self, state: str) -> None:
+        """Leaves a last word in the store, and stays until the others have heard it."""
+        deadline = time.monotonic() + _LONGEST_FAREWELL_SECONDS
+        with contextlib.suppress(RuntimeError):  # who kept the store may have left before
+            self._store.set(f"beat/{self._rank}", state)
+            while time.monotonic() < deadline and not all(self._has_left(other) for other in self._others):
+                time.sleep(0.05)
+
+    def _has_left(self, other: int) -> bool:
+        return self._heard_of(other).startswith((_LEFT, _FAILED))
+
+    def _heard_of(self, other: int) -> str:
+        key = f"beat/{other}"
+        return str(self._store.get(key).decode()) if self._store.check([key]) else ""
 
     def _watch(self) -> None:
         heard = {other: ("", time.monotonic()) for other in self._others}
@@ -47,26 +66,28 @@ class Heartbeat:
             try:
                 self._store.set(f"beat/{self._rank}", str(beats))
                 for other, (last, since) in heard.items():
-                    now = self._store.get(f"beat/{other}").decode() if self._store.check([f"beat/{other}"]) else ""
-                    if now not in (last, _LEFT):
+                    now = self._heard_of(other)
+                    silent = time.monotonic() - since
+                    if now.startswith(_FAILED):
+                        _, status, message = now.split(" ", 2)
+                        self._end(f"process {other} ended by an error: {message}" * (self._rank == 0), int(status))
+                    elif now not in (last, _LEFT):
                         heard[other] = (now, time.monotonic())
-                    elif now != _LEFT and time.monotonic() - since > _LONGEST_SILENCE_SECONDS:
-                        self._end(f"process {other} has been silent for {time.monotonic() - since:.0f} s")
+                    elif now != _LEFT and silent > _LONGEST_SILENCE_SECONDS:
+                        self._end(f"error: process {other} has been silent for {silent:.0f} s{_GO_ON}")
             except RuntimeError as error:
-                if self._leaving.wait(_GRACE_SECONDS):
-                    break
-                self._end(f"the other processes can't be reached: {(str(error).splitlines() or [''])[0]}")
-        try:
-            self._store.set(f"beat/{self._rank}", _LEFT)
-        except RuntimeError:
-            return  # who kept the store has left before
+                reason = (str(error).splitlines() or [""])[0]
+                self._end(f"error: the other processes can't be reached: {reason}{_GO_ON}", reached=False)
 
-    def _end(self, why: str) -> None:
+    def _end(self, message: str, status: int = 1, reached: bool = True) -> None:
         """Ends the program at once: its main thread waits in an exchange that nothing can end."""
         if self._leaving.is_set():
             return
-        say(f"error: {why}\n  hint: see to that machine; then go on with danlu train RECIPE --resume")
-        os._exit(1)
+        if message:
+            say(message)
+        if reached:
+            self._farewell(_LEFT)
+        os._exit(status)
 
 
 def start_heartbeat(rank: int, world_size: int) -> Heartbeat:

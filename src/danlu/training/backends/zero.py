@@ -121,9 +121,8 @@ class Zero:
 
         steps = next(iter(state.moments.values()))["step"]
         inner = self.model.optimizer.optimizer
-        for group in inner.param_groups:
-            for shard in group["params"]:  # made with the first step otherwise
-                inner.state[shard] = {"step": steps.clone(), **{key: torch.zeros_like(shard) for key in _MOMENTS}}
+        for shard in self._shards():  # made with the first step otherwise
+            inner.state[shard] = {"step": steps.clone(), **{key: torch.zeros_like(shard) for key in _MOMENTS}}
         self._link_moments()
         for name, parameter in self._trained.items():
             whole = state.parameters[name].to(self._device)
@@ -132,6 +131,14 @@ class Zero:
                 safe_set_full_optimizer_state(parameter, state.moments[name][key].to(self._device), key)
             with GatheredParameters(parameter, modifier_rank=0, enabled=self._stage == 3), torch.no_grad():
                 parameter.copy_(whole)  # what the forward pass reads, until the first step writes it anew
+
+    def _shards(self) -> list[torch.Tensor]:
+        """This process's part of what the optimizer updates; stage 3 shows it to the optimizer in a step alone."""
+        zero = self.model.optimizer
+        flat: list[torch.Tensor] = (
+            zero.single_partition_of_fp32_groups if self._stage == 2 else zero.fp32_partitioned_groups_flat
+        )
+        return flat
 
     def _link_moments(self) -> None:
         """Lets stage 2 find the moments in all groups; its own link is made after the first group's step."""
