@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from sequence_models import write_model
 
 TRAIN = [sys.executable, "-m", "danlu", "train"]
 BACKENDS = {
@@ -74,7 +75,7 @@ def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     """What one process makes of it."""
     folders = {what: tmp_path_factory.mktemp("alone") / what for what in WHAT}
     for what, folder in folders.items():
-        train(recipe, folder, *WHAT[what])
+        assert ", fused layers" in train(recipe, folder, *WHAT[what])["stderr"]
     return folders
 
 
@@ -103,8 +104,19 @@ def test_two_processes_end_where_one_does(
 ) -> None:
     result = train(recipe, tmp_path / "run", *WHAT[what], "--nproc", "2", f"training.backend={BACKENDS[backend]}")
     assert "2 processes" in result["stderr"]
+    assert "Warning" not in result["stderr"]
+    whole_head = what == "lora" and backend in ("ddp", "zero2")  # neither trained nor in shards
+    assert (", chunked loss" if whole_head else ", plain loss") in result["stderr"]
     assert_same(tmp_path / "run", alone[what])
     assert (tmp_path / "run" / "manifest.json").is_file()
+
+
+def test_shards_of_an_encoder_decoder_model_train_as_one_process_does(recipe: Path, tmp_path: Path) -> None:
+    words = [f"model.name={write_model(tmp_path / 'base', 't5')}", *WHAT["lora"]]
+    train(recipe, tmp_path / "alone", *words)
+    result = train(recipe, tmp_path / "run", *words, "--nproc", "2", f"training.backend={BACKENDS['fsdp2']}")
+    assert "padded rows" in result["stderr"]
+    assert_same(tmp_path / "run", tmp_path / "alone")
 
 
 def killed(recipe: Path, folder: Path, *words: str) -> None:
@@ -159,6 +171,7 @@ def test_resuming_gives_the_same_bits_as_never_having_stopped(what: str, recipe:
             ["data.streaming=true", "data.evaluation=null", "--nproc", "2"],
             "streamed rows are read by one process, and there are 2",
         ),
+        (["data.evaluation={rows: 400}", "--nproc", "2"], "400 of 40 rows can't be held out"),
         (["training.backend={type: fsdp2}", "--nproc", "2", *NF4], "fsdp2 can't keep weights of nf4 in shards"),
         (["training.backend={type: fsdp2}", "--nproc", "2", *PAGED], "paged_adamw can't keep its moments in shards"),
         (["training.freeze={modules: [nowhere]}", "adapter=null"], "`nowhere` matches no parameter"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,6 @@ from danlu.training.frozen import choose_frozen, first_trained_layer
 from danlu.training.loop import Course, Step, mean_loss, train
 from danlu.training.machine import prepare_machine, release_memory
 from danlu.training.memory import MemoryPlan, checkpoint_activations, plan_memory
-from danlu.training.objectives import sft
 from danlu.training.optimizers import make_optimizer
 from danlu.training.probes import expect, write_probes
 from danlu.training.processes import THIS_ALONE, Processes
@@ -87,7 +87,9 @@ class Session:
         self.environment = describe_environment(self.dtype)
         self.held = prepared.store(EVALUATION)
         train_store = prepared.store(TRAIN)
-        self.engine = choose_engine(self.model, first_documents or train_store)
+        engine = choose_engine(self.model, first_documents or train_store)
+        # Chunks of logits read the head's weights outside of the model's forward pass, where shards are not gathered.
+        self.engine = replace(engine, objective=engine.plain) if self._shards else engine
         self._dropout_off = planned.dropout.put_in(self.model)
         release_memory()  # of the proof, which computed by the model's own code
         prepare_machine(processes.local_world_size)
@@ -98,8 +100,7 @@ class Session:
             MemoryPlan(training.micro_batch_tokens, training.activation_checkpointing),
             training.max_memory,
         )
-        # Chunks of logits read the head's weights outside of the model's forward pass, where shards are not gathered.
-        self.objective = sft if self._shards else self.engine.objective
+        self.objective = self.engine.objective
         # What is kept for one document would hold traces of others where these can't lie side by side; and streamed
         # documents are too many to keep anything for each. Noise and dropout are other ones in each epoch.
         self.frozen = (

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from danlu.errors import Fault, RecipeError
+from danlu.models.quiet import quiet_deepspeed
 from danlu.recipe.training_schema import DeepSpeedBackend
 from danlu.training.backends.interface import TrainedState
 from danlu.training.backends.replicated import MakeOptimizer, set_rates, sum_over_processes
@@ -22,8 +23,7 @@ def require_deepspeed() -> Any:
     Raises:
         RecipeError: it is not installed.
     """
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    quiet_deepspeed()
     try:
         import deepspeed
     except ImportError as error:
@@ -36,6 +36,7 @@ def require_deepspeed() -> Any:
             )
         ) from error
     deepspeed.logger.setLevel("WARNING")
+    warnings.filterwarnings("ignore", "`torch.distributed.all_gather_into_tensor`", FutureWarning)  # DeepSpeed calls it
     return deepspeed
 
 
