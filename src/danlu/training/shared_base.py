@@ -52,6 +52,7 @@ class SharedBase:
 
     def _note(self, model: Any) -> None:
         """What a run may change, as it is now."""
+        self._children = [(module, dict(module.named_children())) for module in model.modules()]
         self._dtypes = {name: tensor.dtype for name, tensor in _tensors(model).items()}
         self._trainable = {name: one.requires_grad for name, one in model.named_parameters()}
         self._biases = own_biases(model)
@@ -64,6 +65,8 @@ class SharedBase:
         """
         model = base_of(tuned)
         tuned.unload()
+        for module, children in self._children:  # PEFT leaves what was trained whole in the place of the base's own
+            module._modules.update(children)
         with torch.no_grad():
             for bias, own in self._biases:
                 bias.data = own.clone()
