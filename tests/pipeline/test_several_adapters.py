@@ -111,9 +111,10 @@ def all_of(folder: Path) -> dict[str, Any]:
         **load_file(folder / "adapter" / "adapter_model.safetensors"),
         **load_file(folder / "probes" / "logits.safetensors"),
     }
+    config = json.loads((folder / "adapter" / "adapter_config.json").read_text())
     return {
         "metrics": [{key: value for key, value in line.items() if key != "seconds"} for line in lines],
-        "config": json.loads((folder / "adapter" / "adapter_config.json").read_text()),
+        "config": {**config, "target_modules": sorted(config["target_modules"])},  # PEFT's is a set
         "probes": (folder / "probes" / "probes.json").read_text(),
         "tensors": {name: hash_of(tensor) for name, tensor in tensors.items()},
     }
@@ -209,10 +210,11 @@ def test_several_adapters_in_one_run_have_the_bits_of_as_many_runs(
     assert len(loads) == 1 + len(OWN)
 
 
-def test_a_base_that_must_be_loaded_in_another_way_is_loaded_anew_and_the_first_is_let_go(
-    fewer: Path, tmp_path: Path, loads: list[Any]
+def test_a_base_that_must_be_loaded_in_another_way_is_loaded_anew(
+    fewer: Path, tiny_base: Path, tmp_path: Path, loads: list[Any]
 ) -> None:
-    words = ["adapters.b.training.base_dropout={attention: 0.1}", "adapters.c.training.base_dropout={attention: 0.1}"]
+    words = [f"model.name={tiny_base}", "adapters.b.adapter.modules_to_save=[lm_head]"]  # its head is its embeddings
+    words += [f"adapters.{name}.training.base_dropout={{attention: 0.1}}" for name in "bc"]
     loaded = load_recipe(fewer, [f"run.folder={tmp_path / 'several'}", *words])
     run_several(loaded, quiet=True)
     assert [named["config_fields"] for named in loads] == [{}, {"attention_dropout": 0.1}]
@@ -300,7 +302,14 @@ def test_all_that_does_not_fit_the_model_or_the_rows_is_said_before_a_weight_is_
     words = ["adapters.a.adapter.rank=600", "adapters.b.adapter.layers_to_transform=[7]", "adapters.c.data.train=[no]"]
     with pytest.raises(InputError) as raised:
         run_several(load_recipe(fewer, [f"run.folder={tmp_path / 'several'}", *words]), quiet=True)
-    assert [fault.where for fault in raised.value.faults] == ["adapter.rank", "adapter.layers_to_transform", "no"]
+    assert [fault.where.split(";")[0] for fault in raised.value.faults] == [
+        "adapters.a: adapter.rank",
+        "adapters.b: adapter.layers_to_transform",
+        "adapters.c: no",
+    ]
+    with pytest.raises(InputError) as raised:
+        run_several(load_recipe(fewer, [f"run.folder={tmp_path / 'several'}", "adapter.target_modules=[no]"]), True)
+    assert [fault.where for fault in raised.value.faults] == ["adapter.target_modules"], "said once, if all have it"
     assert not loads
     assert not (tmp_path / "several").exists()
 
@@ -371,7 +380,7 @@ def test_two_processes_train_them_as_one_does(fewer: Path, tmp_path: Path) -> No
 
 
 def test_a_run_that_fails_says_what_is_left(fewer: Path, tmp_path: Path) -> None:
-    words = [f"run.folder={tmp_path / 'several'}", "adapters.b.training.learning_rate=1.0e+30"]
+    words = [f"run.folder={tmp_path / 'several'}", "adapters.b.adapter.alpha=1.0e+38"]
     with pytest.raises(WorkError) as raised:
         run_several(load_recipe(fewer, words), quiet=True)
     assert "1 of 3 adapters are left: c" in str(raised.value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from danlu.data.run import prepare
@@ -66,13 +67,21 @@ def run_several(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False)
 def _of_each(adapters: Mapping[str, LoadedRecipe], ask: Callable[[LoadedRecipe], Any]) -> dict[str, Any]:
     """Asks for each adapter, by name; the faults of all at once, as the first one's kind of error."""
     found, errors = {}, []
+    names: dict[Fault, list[str]] = {}
     for name, own in adapters.items():
         try:
             found[name] = ask(own)
         except InputError as error:
             errors.append(error)
+            for fault in error.faults:
+                names.setdefault(fault, []).append(name)
     if errors:
-        raise type(errors[0])(*dict.fromkeys(fault for error in errors for fault in error.faults))
+        raise type(errors[0])(
+            *(
+                fault if len(of) == len(adapters) else replace(fault, where=f"adapters.{', '.join(of)}: {fault.where}")
+                for fault, of in names.items()
+            )
+        )
     return found
 
 
