@@ -3,13 +3,14 @@
     python benchmarks/several_adapters.py --rows /path/alpaca_en_demo.json --out benchmarks/results/NAME.json
 
 Each of `--repeats` rounds runs `danlu train` on all three, then on each alone. Time is that of the whole commands, from
-start to exit; memory is the process's largest resident size. The bits of what was trained are compared as well.
+start to exit, and what they use of the processor, which a busy machine changes less; memory is the process's largest resident size. The bits of what was trained are compared as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import resource
 import shlex
 import statistics
 import sys
@@ -57,13 +58,20 @@ def write_recipe(path: Path, asked: argparse.Namespace, rows: Path, **more: Any)
 
 
 def timed(words: list[str], threads: int) -> dict[str, Any]:
-    """Whole seconds and peak bytes of a command."""
-    started = time.perf_counter()
+    """Seconds and processor seconds of a whole command, and its peak bytes."""
+    started, used = time.perf_counter(), cpu_seconds()
     result = run([sys.executable, "-m", "danlu", "train", *words, "--json"], threads)
     if "failed" in result:
         raise SystemExit(result["failed"])
     seconds = round(time.perf_counter() - started, 2)
-    return {"seconds": seconds, "peak_rss_bytes": result["peak_memory_bytes"], "result": result}
+    used = round(cpu_seconds() - used, 2)
+    return {"seconds": seconds, "cpu_seconds": used, "peak_rss_bytes": result["peak_memory_bytes"], "result": result}
+
+
+def cpu_seconds() -> float:
+    """What commands that ended have used of the processor."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return children.ru_utime + children.ru_stime
 
 
 def weights(folder: Path) -> str:
@@ -109,6 +117,10 @@ def main() -> None:
     medians = {
         "together_seconds": statistics.median(one["together"]["seconds"] for one in rounds),
         "apart_seconds": statistics.median(sum(each["seconds"] for each in one["apart"].values()) for one in rounds),
+        "together_cpu_seconds": statistics.median(one["together"]["cpu_seconds"] for one in rounds),
+        "apart_cpu_seconds": statistics.median(
+            sum(each["cpu_seconds"] for each in one["apart"].values()) for one in rounds
+        ),
         "together_peak_bytes": statistics.median(one["together"]["peak_rss_bytes"] for one in rounds),
         "apart_peak_bytes": statistics.median(
             max(each["peak_rss_bytes"] for each in one["apart"].values()) for one in rounds
@@ -116,8 +128,9 @@ def main() -> None:
         "same_bits": all(all(one["same_bits"].values()) for one in rounds),
     }
     print(
-        f"\ntogether {medians['together_seconds']:.1f} s, {medians['together_peak_bytes'] / 1e9:.2f} GB; "
-        f"apart {medians['apart_seconds']:.1f} s, {medians['apart_peak_bytes'] / 1e9:.2f} GB; "
+        f"\ntogether {medians['together_seconds']:.1f} s, of the processor {medians['together_cpu_seconds']:.1f} s, "
+        f"{medians['together_peak_bytes'] / 1e9:.2f} GB; apart {medians['apart_seconds']:.1f} s, "
+        f"of the processor {medians['apart_cpu_seconds']:.1f} s, {medians['apart_peak_bytes'] / 1e9:.2f} GB; "
         f"same bits: {medians['same_bits']}"
     )
     if asked.out:
