@@ -3,7 +3,8 @@
     python benchmarks/several_adapters.py --rows /path/alpaca_en_demo.json --out benchmarks/results/NAME.json
 
 Each of `--repeats` rounds runs `danlu train` on all three, then on each alone. Time is that of the whole commands, from
-start to exit, and what they use of the processor, which a busy machine changes less; memory is the process's largest resident size. The bits of what was trained are compared as well.
+start to exit, and what they use of the processor, which a busy machine changes less; memory is the process's largest
+resident size. The bits of what was trained are compared as well.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from danlu.errors import InputError, RecipeError, WorkError
+from danlu.errors import DataError, FolderError, InputError, RecipeError
 from danlu.evaluation.run import run_evaluation
 from danlu.export.run import run_export
 from danlu.recipe import LoadedRecipe, load_recipe
@@ -326,44 +326,48 @@ def train(recipe: Path, folder: Path, *words: str) -> dict[str, Any]:
     return {**json.loads(done.stdout.splitlines()[-1]), "status": done.returncode, "stderr": done.stderr}
 
 
-def begun(recipe: Path, folder: Path, *words: str) -> subprocess.Popen[str]:
-    """A run whose second adapter has two checkpoints."""
-    command = [*TRAIN, str(recipe), f"run.folder={folder}", CHECKPOINTS, "training.max_steps=30", "--json", *words]
+LONG = [CHECKPOINTS, "training.max_steps=12", "training.num_epochs=4"]
+
+
+def ended(recipe: Path, folder: Path, number: int) -> subprocess.CompletedProcess[str]:
+    """A run that is sent a signal once its second adapter has a checkpoint."""
+    command = [*TRAIN, str(recipe), f"run.folder={folder}", *LONG, "--json"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not list((folder / "b" / "checkpoints").glob("step-00000[2-9]")):
+    deadline = time.monotonic() + 240
+    while not (folder / "b" / "checkpoints" / "step-000001").is_dir():
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    return process
+    process.send_signal(number)
+    return subprocess.CompletedProcess(command, process.wait(240), *process.communicate())
 
 
-LONG = [CHECKPOINTS, "training.max_steps=30", "training.num_epochs=8"]
+def test_a_stopped_run_says_which_adapters_are_left(fewer: Path, tmp_path: Path) -> None:
+    done = ended(fewer, tmp_path / "several", signal.SIGINT)
+    assert done.returncode == 130, done.stderr
+    assert "1 of 3 adapters are left: c" in done.stderr
+    assert json.loads(done.stdout.splitlines()[-1])["error"] == "Stopped"
+    assert (tmp_path / "several" / "b" / "adapter").is_dir()
+    assert not (tmp_path / "several" / "c").exists()
 
 
-@pytest.mark.parametrize("end", ["kill", "stop"])
-def test_a_run_that_was_cut_off_leaves_out_what_is_complete_and_goes_on(end: str, fewer: Path, tmp_path: Path) -> None:
+def test_a_killed_run_leaves_out_what_is_complete_and_goes_on(fewer: Path, tmp_path: Path) -> None:
     folder = tmp_path / "several"
-    process = begun(fewer, folder, "training.num_epochs=8")
-    process.send_signal(signal.SIGKILL if end == "kill" else signal.SIGINT)
-    stdout, stderr = process.communicate(timeout=120)
-    if end == "stop":
-        assert process.returncode == 130, stderr
-        assert "1 of 3 adapters are left: c" in stderr
-        assert json.loads(stdout.splitlines()[-1])["error"] == "Stopped"
+    ended(fewer, folder, signal.SIGKILL)
     complete = (folder / "a" / "manifest.json").stat().st_mtime_ns
     assert not (folder / "b" / "manifest.json").exists()
-    assert not (folder / "c").exists()
-    other = train(fewer, folder, *LONG, "adapters.a.adapter.rank=9", "--resume")
-    assert (other["status"], other["stderr"].count("error: ")) == (2, 1)
-    assert "the run was begun with 2" in other["stderr"]
+    again = [f"run.folder={folder}", *LONG]
+    with pytest.raises(RecipeError, match="the run was begun with 2"):
+        run_several(load_recipe(fewer, [*again, "adapters.a.adapter.rank=9"]), quiet=True, resume=True)
+    with pytest.raises(FolderError, match="not empty"):
+        run_several(load_recipe(fewer, again), quiet=True)
     result = train(fewer, folder, *LONG, "--resume")
     assert result["status"] == 0, result["stderr"]
     assert [(one["name"], one["skipped"]) for one in result["adapters"]] == [("a", True), ("b", False), ("c", False)]
     assert "goes on after step" in result["stderr"]
     assert (folder / "a" / "manifest.json").stat().st_mtime_ns == complete
-    for name, own in load_recipe(fewer, [f"run.folder={folder}", *LONG]).adapters.items():
-        assert all_of(folder / name) == all_of(alone(own, tmp_path / name)), name
+    own = load_recipe(fewer, again).adapters["b"]
+    assert all_of(folder / "b") == all_of(alone(own, tmp_path / "b"))
 
 
 def test_two_processes_train_them_as_one_does(fewer: Path, tmp_path: Path) -> None:
@@ -380,10 +384,17 @@ def test_two_processes_train_them_as_one_does(fewer: Path, tmp_path: Path) -> No
 
 
 def test_a_run_that_fails_says_what_is_left(fewer: Path, tmp_path: Path) -> None:
-    words = [f"run.folder={tmp_path / 'several'}", "adapters.b.adapter.alpha=1.0e+38"]
-    with pytest.raises(WorkError) as raised:
+    write_rows(tmp_path / "rows.jsonl", 20)
+    with (tmp_path / "rows.jsonl").open("a") as stream:
+        stream.write('{"question": "cut o')
+    own = {"data.train": [str(tmp_path / "rows.jsonl")], "data.streaming": True, "data.evaluation": None}
+    words = [f"run.folder={tmp_path / 'several'}", f"adapters.b={json.dumps(own)}"]
+    with pytest.raises(DataError) as raised:
         run_several(load_recipe(fewer, words), quiet=True)
-    assert "1 of 3 adapters are left: c" in str(raised.value)
+    assert [fault.what.split(";")[0] for fault in raised.value.faults[-2:]] == [
+        "stopped after step 2 of 6",
+        "1 of 3 adapters are left: c",
+    ]
 
 
 def test_rows_are_prepared_for_each(recipe: Path, tmp_path: Path) -> None:
