@@ -101,6 +101,23 @@ def one_round(folder: Path, several: Path, single: Path, threads: int) -> dict[s
     return {"together": {**together, "peak_after_each_bytes": each}, "apart": apart, "same_bits": same}
 
 
+def medians_of(rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    """Seconds of one run and of three, their largest peaks, and whether all bits were the same."""
+    return {
+        "together_seconds": statistics.median(one["together"]["seconds"] for one in rounds),
+        "apart_seconds": statistics.median(sum(each["seconds"] for each in one["apart"].values()) for one in rounds),
+        "together_cpu_seconds": statistics.median(one["together"]["cpu_seconds"] for one in rounds),
+        "apart_cpu_seconds": statistics.median(
+            sum(each["cpu_seconds"] for each in one["apart"].values()) for one in rounds
+        ),
+        "together_peak_bytes": statistics.median(one["together"]["peak_rss_bytes"] for one in rounds),
+        "apart_peak_bytes": statistics.median(
+            max(each["peak_rss_bytes"] for each in one["apart"].values()) for one in rounds
+        ),
+        "same_bits": all(all(one["same_bits"].values()) for one in rounds),
+    }
+
+
 def main() -> None:
     """Runs the rounds, prints the medians."""
     asked = parse()
@@ -115,19 +132,7 @@ def main() -> None:
             (folder / str(number)).mkdir()
             rounds.append(one_round(folder / str(number), several, single, asked.threads))
             print(f"{number + 1}/{asked.repeats} {json.dumps(rounds[-1])}", flush=True)
-    medians = {
-        "together_seconds": statistics.median(one["together"]["seconds"] for one in rounds),
-        "apart_seconds": statistics.median(sum(each["seconds"] for each in one["apart"].values()) for one in rounds),
-        "together_cpu_seconds": statistics.median(one["together"]["cpu_seconds"] for one in rounds),
-        "apart_cpu_seconds": statistics.median(
-            sum(each["cpu_seconds"] for each in one["apart"].values()) for one in rounds
-        ),
-        "together_peak_bytes": statistics.median(one["together"]["peak_rss_bytes"] for one in rounds),
-        "apart_peak_bytes": statistics.median(
-            max(each["peak_rss_bytes"] for each in one["apart"].values()) for one in rounds
-        ),
-        "same_bits": all(all(one["same_bits"].values()) for one in rounds),
-    }
+    medians = medians_of(rounds)
     print(
         f"\ntogether {medians['together_seconds']:.1f} s, of the processor {medians['together_cpu_seconds']:.1f} s, "
         f"{medians['together_peak_bytes'] / 1e9:.2f} GB; apart {medians['apart_seconds']:.1f} s, "
