@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,6 @@ class SharedBase:
         """As `load_base`; the model of the last run if it was given back and would be loaded in the same way."""
         wanted = (folder, dtype, quantization, dict(config_fields or {}))
         model, self._model = (self._model if wanted == self._wanted else None), None
-        gc.collect()  # modules and their hooks hold each other in circles, the last adapter's too
         release_memory()
         if model is None:
             model = load_base(folder, dtype, quantization=quantization, config_fields=config_fields)
