@@ -23,6 +23,7 @@ _WORDS = (
     ("Input should", "should"),
     ("String should", "should"),
     ("Tuple should", "should"),
+    ("Dictionary should", "should"),
     (" after validation, not 0", ""),
     ("a valid array", "a list"),
     ("an object", "a mapping of keys"),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -94,6 +94,9 @@ class RunSection(Section):
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the split, the order and the adapter.")
 
 
+AdapterName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+
+
 class Recipe(Section):
     """A whole recipe. A section that is absent is off, or has its defaults."""
 
@@ -106,6 +109,12 @@ class Recipe(Section):
     evaluation: EvaluationSection | None = None
     export: ExportSection = ExportSection()
     run: RunSection = RunSection()
+    adapters: dict[AdapterName, dict[str, Any]] | None = Field(
+        None,
+        min_length=1,
+        description="Several adapters over one base in one run, by name (a-z, 0-9, _, -), each with what it has of its "
+        "own, as in {small: {adapter.rank: 4, training.learning_rate: 1.0e-3}}; null: one, as the recipe says.",
+    )
 
     @field_validator("adapter")
     @classmethod

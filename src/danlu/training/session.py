@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from danlu.models.saving import save_model
 from danlu.recipe import Recipe
 from danlu.recipe.training_schema import ConstantSchedule, TrainingSection
 from danlu.training import schedules
-from danlu.training.assembly import plan_model
+from danlu.training.assembly import ModelPlan, plan_model
 from danlu.training.backends import make_backend, require_backend, shards
 from danlu.training.backends.replicated import MakeOptimizer
 from danlu.training.checkpoint import Checkpoint
@@ -38,6 +38,7 @@ from danlu.training.optimizers import make_optimizer
 from danlu.training.probes import expect, write_probes
 from danlu.training.processes import THIS_ALONE, Processes
 from danlu.training.regularisation import Regularisation
+from danlu.training.shared_base import SharedBase
 from danlu.training.trained import ADAPTER, MODEL, base_hash
 
 _NUM_FIRST_ROWS = 20  # of a stream: for the probes, and to choose the attention by
@@ -53,6 +54,7 @@ class Session:
         prepared: the labelled data.
         stream: the training rows, if they are streamed; then `prepared` has evaluation rows alone.
         processes: of the run, this one among them.
+        shared: the base, if it is that of several runs in turn.
 
     Raises:
         RecipeError: the recipe does not fit the model, the machine or the processes; found before any weight is loaded.
@@ -68,21 +70,19 @@ class Session:
         prepared: Prepared,
         stream: RowStream | None = None,
         processes: Processes = THIS_ALONE,
+        shared: SharedBase | None = None,
     ) -> None:
         training = recipe.training
         prepare_machine(processes.local_world_size)
         self.recipe, self.base, self.tokenizer, self.prepared = recipe, base, tokenizer, prepared
         self.processes, self.first_step = processes, 0
         device = choose_device()
-        require_dtype(recipe.model.dtype, device)
-        self.dtype = choose_dtype(recipe.model.dtype, device)
-        require_backend(recipe, processes, self.dtype)
+        self.dtype, planned = plan_training(recipe, base, processes, shared.load if shared else load_base)
         self._shards = shards(training.backend)
-        planned = plan_model(recipe, base)
         self.regularisation = Regularisation(training.label_smoothing, training.neftune_noise_alpha, planned.dropout)
         first_rows, first_documents = stream.first_rows(_NUM_FIRST_ROWS) if stream else ([], [])
         self._probe_rows: list[Messages] = prepared.probe_rows() or first_rows
-        self.base_sha256 = base_hash(base)
+        self.base_sha256 = shared.sha256(base) if shared else base_hash(base)
         self.model = planned.load(self.dtype)
         self.environment = describe_environment(self.dtype)
         self.held = prepared.store(EVALUATION)
@@ -208,14 +208,19 @@ class Session:
             model.load_state_dict(whole, strict=False)  # what is not there was frozen
         save_model(model, self.tokenizer, folder / MODEL, stop_ids(self.tokenizer, generation_defaults(self.base)))
 
-    def write_probes(self, folder: Path) -> None:
-        """Answers the probe questions in the run's dtype and in float32, and writes everything down."""
+    def take_apart(self) -> None:
+        """Leaves the model as PEFT and Transformers compute it, and nothing beside it; once more does nothing."""
         self._dropout_off()
         self.engine.off()
         checkpoint_activations(self.model, 0.0)
         self.frozen = None
-        del self.backend, self.feed  # the optimizer's moments and the kept states
+        for kept in ("backend", "feed"):  # the optimizer's moments and the kept states
+            vars(self).pop(kept, None)
         release_memory()
+
+    def write_probes(self, folder: Path) -> None:
+        """Answers the probe questions in the run's dtype and in float32, and writes everything down."""
+        self.take_apart()
         if self._shards:
             self.model = self._load_saved(folder)
         questions = [messages[:-1] for messages in self._probe_rows]
@@ -235,6 +240,25 @@ class Session:
             return load_base(folder / MODEL, self.dtype)
         base = load_base(self.base, self.dtype, quantization=self.recipe.model.quantization)
         return load_adapter(base, folder / ADAPTER)
+
+
+def plan_training(
+    recipe: Recipe, base: Path, processes: Processes, load: Callable[..., Any] = load_base
+) -> tuple[torch.dtype, ModelPlan]:
+    """Checks that this machine and these processes can train the model as the recipe says, before a weight is loaded.
+
+    Returns:
+        What is computed in, and the model's plan.
+
+    Raises:
+        RecipeError: the recipe does not fit the model, the machine or the processes.
+        ModelError: as `plan_model`.
+    """
+    device = choose_device()
+    require_dtype(recipe.model.dtype, device)
+    dtype = choose_dtype(recipe.model.dtype, device)
+    require_backend(recipe, processes, dtype)
+    return dtype, plan_model(recipe, base, load)
 
 
 def _optimizer_of(training: TrainingSection) -> MakeOptimizer:
