@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from danlu.recipe.adapter_schema import AdapterSection, LohaSection, LokrSection, LoraSection
+from danlu.recipe.adapter_schema import AdapterSection, Ia3Section, LohaSection, LokrSection, LoraSection
 from danlu.recipe.base import Pattern, Section, unfit
 from danlu.recipe.data_schema import DataSection
 from danlu.recipe.model_schema import ModelSection
@@ -126,8 +126,8 @@ class Recipe(Section):
             hint = "name an adapter, as in adapter={type: lora}; or set model.quantization=null"
             raise unfit("a quantised base can't be trained itself", hint)
         what = "needs model.quantization=null"
-        if isinstance(adapter, LohaSection | LokrSection):
-            raise unfit(what, "set that, or take lora, ia3 or vera", "type")
+        if isinstance(adapter, Ia3Section | LohaSection | LokrSection):
+            raise unfit(what, "set that, or take lora or vera", "type")
         if isinstance(adapter, LoraSection) and adapter.init_lora_weights.startswith(("olora", "pissa")):
             raise unfit(what, "set that, or take default, gaussian or orthogonal", "init_lora_weights")
         return adapter

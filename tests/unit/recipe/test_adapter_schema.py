@@ -47,7 +47,7 @@ def test_a_start_from_the_weights_goes_without_dora_and_quantisation(tmp_path, s
     assert load(tmp_path, f"{{type: lora, init_lora_weights: {start}}}").adapter.init_lora_weights == start
 
 
-@pytest.mark.parametrize("kind", ["loha", "lokr"])
+@pytest.mark.parametrize("kind", ["ia3", "loha", "lokr"])
 def test_kinds_that_read_the_weights_go_without_quantisation(tmp_path, kind):
     fault = fault_of(tmp_path, f"{{type: {kind}}}", quantization="{type: int8}")
     assert fault.what == f'`adapter.type` is "{kind}": needs model.quantization=null'
