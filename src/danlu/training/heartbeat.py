@@ -30,15 +30,18 @@ class Heartbeat:
     def __init__(self, rank: int, world_size: int, store: Any) -> None:
         self._rank, self._others, self._store = rank, [one for one in range(world_size) if one != rank], store
         self._leaving = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
+        self._answered = time.monotonic()
+        self._threads = [threading.Thread(target=work, daemon=True) for work in (self._beat, self._watch)]
+        for thread in self._threads:
+            thread.start()
 
     def leave(self) -> None:
         """Says that this process is done, and stops watching the others."""
         self._leaving.set()
-        self._thread.join()
+        for thread in self._threads:
+            thread.join(_LONGEST_SILENCE_SECONDS)
 
-    def _watch(self) -> None:
+    def _beat(self) -> None:
         heard = {other: ("", time.monotonic()) for other in self._others}
         beats = 0
         while not self._leaving.wait(_BEAT_SECONDS):
@@ -53,10 +56,18 @@ class Heartbeat:
                         self._end(f"process {other} has been silent for {time.monotonic() - since:.0f} s")
             except RuntimeError as error:
                 self._end(f"the other processes can't be reached: {(str(error).splitlines() or [''])[0]}")
+            self._answered = time.monotonic()
         try:
             self._store.set(f"beat/{self._rank}", _LEFT)
         except RuntimeError:
             return  # who kept the store has left before
+
+    def _watch(self) -> None:
+        """A store that is cut off leaves a question without an answer and without an error: see that answers come."""
+        while not self._leaving.wait(_BEAT_SECONDS):
+            silence = time.monotonic() - self._answered
+            if silence > _LONGEST_SILENCE_SECONDS:
+                self._end(f"the process that all meet at has been silent for {silence:.0f} s")
 
     def _end(self, why: str) -> None:
         """Ends the program at once: its main thread waits in an exchange that nothing can end."""
