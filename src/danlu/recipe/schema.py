@@ -11,6 +11,7 @@ from danlu.recipe.adapter_schema import AdapterSection, LohaSection, LokrSection
 from danlu.recipe.base import Pattern, Section
 from danlu.recipe.data_schema import DataSection
 from danlu.recipe.model_schema import ModelSection
+from danlu.recipe.run_schema import RunSection
 from danlu.recipe.training_schema import TrainingSection
 
 
@@ -85,13 +86,6 @@ class ExportSection(Section):
     dtype: Literal["float32", "bfloat16"] = Field(
         "float32", description="float32 is exact; bfloat16 is half the size and the gate prints its loss."
     )
-
-
-class RunSection(Section):
-    """Where a run is kept and what makes it repeatable."""
-
-    folder: str | None = Field(None, min_length=1, description="Run folder; null: runs/<name of the recipe file>.")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the split, the order and the adapter.")
 
 
 class Recipe(Section):

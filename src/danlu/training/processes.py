@@ -12,7 +12,7 @@ from datetime import timedelta
 from danlu.errors import Fault, WorkError
 from danlu.training.heartbeat import start_heartbeat
 
-_LONGEST_WAIT = timedelta(hours=24)  # the others may prepare data meanwhile
+LONGEST_WAIT = timedelta(hours=24)  # the others may prepare data meanwhile
 _LOST = re.compile(r"gloo|NCCL|[Cc]onnection|Broken pipe|store")
 
 
@@ -66,7 +66,7 @@ def first_before_others(processes: Processes) -> Iterator[None]:
 
 @contextlib.contextmanager
 def joined() -> Iterator[Processes]:
-    """Joins the run's process group if there are others, and leaves it at the end.
+    """Joins the run's process group if there are others and it is not joined yet, and leaves it at the end.
 
     Raises:
         WorkError: an exchange with another process failed: it ended, or can't be reached.
@@ -77,9 +77,10 @@ def joined() -> Iterator[Processes]:
         return
     import torch
 
-    if torch.cuda.is_available():
-        torch.cuda.set_device(processes.local_rank)
-    torch.distributed.init_process_group(timeout=_LONGEST_WAIT)
+    if not torch.distributed.is_initialized():  # Ray joins its workers before it calls them
+        if torch.cuda.is_available():
+            torch.cuda.set_device(processes.local_rank)
+        torch.distributed.init_process_group(timeout=LONGEST_WAIT)
     heartbeat = start_heartbeat(processes.rank, processes.world_size)
     try:
         yield processes
