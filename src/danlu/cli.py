@@ -196,8 +196,8 @@ def chat(run: str, max_new_tokens: int, temperature: float, seed: int, as_json: 
 
 
 def _fail(error: DanluError, as_json: bool) -> int:
-    if os.environ.get("RANK", "0") != "0":
-        return error.exit_status  # the first of several processes speaks for all
+    if os.environ.get("LOCAL_RANK", "0") != "0":
+        return error.exit_status  # the first of a machine's processes speaks for all of them
     from danlu.pages.unseen import show_unseen
 
     click.echo(show_unseen(str(error)), err=True)  # what a row or a file's name holds must not rule the terminal

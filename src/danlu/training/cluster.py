@@ -33,6 +33,7 @@ _SETTINGS = {
 }
 # A Ray of our own keeps to the loopback address on Linux too; whoever reaches its ports could run anything.
 _OWN_SETTINGS = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+_CLUSTER_SETTINGS = {"RAY_NUM_REDIS_GET_RETRIES": "1"}  # of half a minute each, not twenty
 _OBJECT_STORE_BYTES = 128 << 20  # nothing large goes through it
 
 
@@ -62,13 +63,13 @@ def train_on_ray(loaded: LoadedRecipe, launcher: RayLauncher, quiet: bool, resum
     """
     _require_ray()
     folder = loaded.run_folder
-    goes_on = open_run(loaded, folder, THIS_ALONE, resume)
+    open_run(loaded, folder, THIS_ALONE, resume)
     try:
         with _connected(launcher):
             _fit(launcher, Task(loaded, Path.cwd(), quiet), folder.absolute())
     finally:
-        if not goes_on and not any(folder.iterdir()):
-            folder.rmdir()
+        with contextlib.suppress(OSError):
+            folder.rmdir()  # if it is empty
     result: dict[str, Any] = read_manifest(folder, "run")["result"]
     return result
 
@@ -85,7 +86,7 @@ def _require_ray() -> None:
 def _connected(launcher: RayLauncher) -> Iterator[None]:
     """A cluster's Ray, or one of our own that sees nothing but this machine and ends with the run."""
     address = launcher.address or os.environ.get("RAY_ADDRESS")
-    for name, value in {**_SETTINGS, **({} if address else _OWN_SETTINGS)}.items():
+    for name, value in {**_SETTINGS, **(_CLUSTER_SETTINGS if address else _OWN_SETTINGS)}.items():
         os.environ.setdefault(name, value)
     import ray
 
@@ -97,9 +98,9 @@ def _connected(launcher: RayLauncher) -> Iterator[None]:
     }
     try:
         ray.init(address or "local", logging_config=ray.LoggingConfig(log_level="CRITICAL"), **({} if address else own))
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         what = f"Ray can't be reached: {(str(error).splitlines() or [''])[0]}"
-        hint = "see `ray status` there" if address else "leave run.launcher out to train without Ray"
+        hint = "see `ray status` there, and RAY_AUTH_MODE" if address else "leave run.launcher out to train without Ray"
         raise WorkError(Fault(what, address or _KEY, hint=hint)) from error
     try:
         yield

@@ -15,7 +15,15 @@ from danlu.training.processes import Processes
 CHECKPOINTS = "checkpoints"
 # What may differ when a run goes on: how a step is computed and kept, and what comes after training.
 _FREE = {
-    *("run.folder", "run.launcher", "evaluation", "export", "training.backend", "training.checkpoints", "training.max_memory"),
+    *(
+        "run.folder",
+        "run.launcher",
+        "evaluation",
+        "export",
+        "training.backend",
+        "training.checkpoints",
+        "training.max_memory",
+    ),
     *("training.micro_batch_tokens", "training.activation_checkpointing", "data.num_workers"),
 }
 
