@@ -4,13 +4,18 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: quickstart test check format picture clean
+.PHONY: quickstart test backends check format picture clean
 
 quickstart: $(READY)
 	$(BIN)/danlu quickstart
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# DeepSpeed is built against the torch that is there. Without it, the tests that need it are skipped.
+backends: $(READY)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel ninja
+	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation deepspeed
 
 check: $(READY)
 	$(BIN)/ruff format --check src tests benchmarks

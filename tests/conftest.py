@@ -11,6 +11,9 @@ from typing import Any
 import pytest
 from hypothesis import settings
 
+# Several test files run at once: one thread each, as threads that wait for a core take it from the others.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from danlu.data.store import Store, StoreWriter, to_batch, write_order
 from danlu.data.template import Document
 from danlu.runs import danlu_home

@@ -67,7 +67,8 @@ def recipe_check(path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     from danlu.recipe import load_recipe
 
     loaded = load_recipe(path, overrides)
-    require_files(loaded)
+    for one in loaded.each():
+        require_files(one)
     _finish({"recipe": path, "valid": True}, as_json, f"{path}: good")
 
 
@@ -96,20 +97,34 @@ def data(path: str, overrides: tuple[str, ...], rows: tuple[str, ...], show: int
     from danlu.models.source import find_model
     from danlu.recipe import load_recipe
 
-    words = [*overrides, f"data.train={json.dumps(rows, ensure_ascii=False)}"] if rows else overrides
+    word = f"data.train={json.dumps(rows, ensure_ascii=False)}"
+    words = [*overrides, word] if rows else overrides
     loaded = load_recipe(path, words)
+    if rows:
+        loaded = load_recipe(path, [*words, *(f"adapters.{name}.{word}" for name in loaded.adapters)])
     base = find_model(loaded.recipe.model.name, loaded.recipe.model.revision)
-    prepared = prepare(loaded, base, local_answers)
-    if show:
-        from danlu.data.show import show_rows
-        from danlu.models.tokenizer import load_tokenizer
+    made = [prepare(one, base, local_answers) for one in loaded.each()]
+    for prepared in made if show else []:
+        _show(prepared, base, show, as_json)
+    if not loaded.adapters:
+        _finish(made[0].summary(), as_json, made[0].describe())
+        return
+    named = dict(zip(loaded.adapters, made, strict=True))
+    adapters = [{"name": name, **prepared.summary()} for name, prepared in named.items()]
+    texts = [f"== {name} ==\n{prepared.describe()}" for name, prepared in named.items()]
+    _finish({"adapters": adapters}, as_json, "\n".join(texts))
 
-        store = prepared.store("train")
-        shown = range(min(show, len(store)))
-        colour = sys.stderr.isatty() if as_json else sys.stdout.isatty()
-        text = show_rows(load_tokenizer(base), [store[n] for n in shown], [store.where(n) for n in shown], colour)
-        click.echo(text, err=as_json)
-    _finish(prepared.summary(), as_json, prepared.describe())
+
+def _show(prepared: Any, base: Any, count: int, as_json: bool) -> None:
+    """Prints the first training rows token by token."""
+    from danlu.data.show import show_rows
+    from danlu.models.tokenizer import load_tokenizer
+
+    store = prepared.store("train")
+    shown = range(min(count, len(store)))
+    colour = sys.stderr.isatty() if as_json else sys.stdout.isatty()
+    text = show_rows(load_tokenizer(base), [store[n] for n in shown], [store.where(n) for n in shown], colour)
+    click.echo(text, err=as_json)
 
 
 @cli.command(epilog=_OVERRIDES_HELP)
@@ -119,7 +134,7 @@ def data(path: str, overrides: tuple[str, ...], rows: tuple[str, ...], show: int
 @click.option("--nproc", type=click.IntRange(1), help="Processes on this machine that share the work.")
 @_json_option
 def train(path: str, overrides: tuple[str, ...], resume: bool, nproc: int | None, as_json: bool) -> None:
-    """Train as a recipe says, into a new run folder."""
+    """Train as a recipe says, into a new run folder; each of its adapters, if it has several."""
     from danlu.recipe import load_recipe
 
     loaded = load_recipe(path, overrides)
@@ -128,6 +143,13 @@ def train(path: str, overrides: tuple[str, ...], resume: bool, nproc: int | None
 
         options = [*(["--resume"] if resume else []), *(["--json"] if as_json else [])]
         sys.exit(run_processes(["train", path, *overrides, *options], nproc))
+    if loaded.adapters:
+        from danlu.training.several import run_several, table
+
+        several = run_several(loaded, resume=resume)
+        if several:
+            _finish(several, as_json, table(several))
+        return
     from danlu.training.run import run_training
 
     result = run_training(loaded, resume=resume)
@@ -196,10 +218,11 @@ def chat(run: str, max_new_tokens: int, temperature: float, seed: int, as_json: 
 
 
 def _fail(error: DanluError, as_json: bool) -> int:
-    if os.environ.get("LOCAL_RANK", "0") != "0":
-        return error.exit_status  # the first of a machine's processes speaks for all of them
     from danlu.pages.unseen import show_unseen
+    from danlu.training.processes import processes_of_environment
 
+    if not processes_of_environment().first_of_machine:
+        return error.exit_status
     click.echo(show_unseen(str(error)), err=True)  # what a row or a file's name holds must not rule the terminal
     if as_json:
         click.echo(_json(error.to_json()))

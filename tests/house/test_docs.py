@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from ruamel.yaml import YAML
 
 from danlu.data.augmentation import AUGMENTERS
 from danlu.data.cleaning import STEPS
+from danlu.recipe import adapter_schema, training_schema
 from danlu.recipe.data_schema import DataSection
+from danlu.recipe.model_schema import EightBitQuantization, FourBitQuantization
 from danlu.recipe.training_schema import TrainingSection
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -44,3 +47,23 @@ def test_the_page_names_every_step_and_augmenter(page: Path) -> None:
 def test_the_training_keys_of_the_page_are_valid(page: Path) -> None:
     (block,) = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     TrainingSection.model_validate(YAML(typ="safe").load(block)["training"], strict=False)
+
+
+@pytest.mark.parametrize("page", TRAINING_PAGES, ids=lambda page: page.parent.name)
+def test_the_page_names_every_key_of_what_is_trained_and_how_it_is_kept(page: Path) -> None:
+    sections = (
+        *(adapter_schema.LoraSection, adapter_schema.Ia3Section, adapter_schema.LohaSection),
+        *(adapter_schema.LokrSection, adapter_schema.VeraSection, FourBitQuantization, EightBitQuantization),
+        *(training_schema.FreezeSection, training_schema.Fsdp2Backend, training_schema.DeepSpeedBackend),
+        *(training_schema.AutoBackend, training_schema.DdpBackend, training_schema.CheckpointsSection),
+        training_schema.BaseDropout,
+    )
+    keys = {key for section in sections for key in section.model_fields} - {"type"}
+    kinds = {
+        kind
+        for section in sections
+        if "type" in section.model_fields
+        for kind in get_args(section.model_fields["type"].annotation)
+    }
+    text = " ".join(re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")))
+    assert not {name for name in keys | kinds if not re.search(rf"\b{name}\b", text)}

@@ -62,7 +62,7 @@ def test_it_trains_and_its_merge_is_proven(model_folder: Path, tmp_path: Path, v
 def test_what_does_not_fit_is_refused_before_a_weight_is_read(
     model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, override: str, where: str
 ) -> None:
-    monkeypatch.setattr("danlu.training.session.load_base", lambda *_: pytest.fail("weights were read"))
+    monkeypatch.setattr("danlu.training.assembly.load_base", lambda *_, **__: pytest.fail("weights were read"))
     with pytest.raises(RecipeError, match="hint:") as caught:
         train(tmp_path / "run", [override])
     assert [fault.where for fault in caught.value.faults] == [where]

@@ -5,12 +5,15 @@ from __future__ import annotations
 import importlib.util
 import os
 import signal
+import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
+from sequence_models import write_model
 from small_runs import TRAIN, assert_same, numbers_of, train, write_recipe
 
 BACKENDS = {
@@ -35,7 +38,7 @@ def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     """What one process makes of it."""
     folders = {what: tmp_path_factory.mktemp("alone") / what for what in WHAT}
     for what, folder in folders.items():
-        train(recipe, folder, *WHAT[what])
+        assert ", fused layers" in train(recipe, folder, *WHAT[what])["stderr"]
     return folders
 
 
@@ -55,8 +58,19 @@ def test_two_processes_end_where_one_does(
 ) -> None:
     result = train(recipe, tmp_path / "run", *WHAT[what], "--nproc", "2", f"training.backend={BACKENDS[backend]}")
     assert "2 processes" in result["stderr"]
+    assert "Warning" not in result["stderr"]
+    whole_head = what == "lora" and backend in ("ddp", "zero2")  # neither trained nor in shards
+    assert (", chunked loss" if whole_head else ", plain loss") in result["stderr"]
     assert_same(tmp_path / "run", alone[what])
     assert (tmp_path / "run" / "manifest.json").is_file()
+
+
+def test_shards_of_an_encoder_decoder_model_train_as_one_process_does(recipe: Path, tmp_path: Path) -> None:
+    words = [f"model.name={write_model(tmp_path / 'base', 't5')}", *WHAT["lora"]]
+    train(recipe, tmp_path / "alone", *words)
+    result = train(recipe, tmp_path / "run", *words, "--nproc", "2", f"training.backend={BACKENDS['fsdp2']}")
+    assert "padded rows" in result["stderr"]
+    assert_same(tmp_path / "run", tmp_path / "alone")
 
 
 def killed(recipe: Path, folder: Path, *words: str) -> None:
@@ -107,7 +121,11 @@ def test_resuming_gives_the_same_bits_as_never_having_stopped(what: str, recipe:
         (["training.backend={type: fsdp2}"], "fsdp2 shares the work of several processes, and there is one"),
         (["training.backend={type: deepspeed, stage: 3}"], "deepspeed shares the work of several processes"),
         (["training.global_batch_size=1", "--nproc", "2"], "2 processes for 1 rows a step"),
-        (["data.streaming=true", "--nproc", "2"], "streamed rows are read by one process, and there are 2"),
+        (
+            ["data.streaming=true", "data.evaluation=null", "--nproc", "2"],
+            "streamed rows are read by one process, and there are 2",
+        ),
+        (["data.evaluation={rows: 400}", "--nproc", "2"], "400 of 40 rows can't be held out"),
         (["training.backend={type: fsdp2}", "--nproc", "2", *NF4], "fsdp2 can't keep weights of nf4 in shards"),
         (["training.backend={type: fsdp2}", "--nproc", "2", *PAGED], "paged_adamw can't keep its moments in shards"),
         (["training.freeze={modules: [nowhere]}", "adapter=null"], "`nowhere` matches no parameter"),
@@ -123,3 +141,32 @@ def test_what_does_not_fit_is_one_message(words: list[str], said: str, recipe: P
     assert "hint: " in result["stderr"]
     assert "Traceback" not in result["stderr"]
     assert not (tmp_path / "run").exists()
+
+
+def test_an_error_of_one_process_ends_the_others_and_is_told_once(tmp_path: Path) -> None:
+    script = """
+import sys, time
+from danlu.errors import DataError, Fault
+from danlu.training.processes import joined
+with joined() as processes:
+    if processes.rank == 1:
+        raise DataError(Fault("the row is no row", "rows.jsonl:7", hint="look at it"))
+    time.sleep(60)
+"""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free.getsockname()[1]), "WORLD_SIZE": "3"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", script],
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(3)
+    ]
+    said = [process.communicate(timeout=50)[1] for process in processes]
+    assert "process 1 ended by an error: " in said[0]
+    assert said[0].count("the row is no row") == 1
+    assert "the row is no row" not in said[2]
+    assert [process.returncode for process in (processes[0], processes[2])] == [2, 2]

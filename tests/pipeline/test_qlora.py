@@ -19,7 +19,7 @@ from danlu.models.quantization import quantized_layers
 from danlu.recipe import load_recipe
 from danlu.recipe.load import LoadedRecipe
 from danlu.serving.terminal import run_chat
-from danlu.training import session
+from danlu.training import assembly
 from danlu.training.probes import read_probes
 from danlu.training.run import run_training
 from danlu.training.trained import open_run
@@ -113,7 +113,7 @@ def test_a_float32_base_that_trained_in_bfloat16_exports_what_it_was_rounded_to(
 def test_what_can_not_be_is_said_before_any_weight_is_loaded(
     tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, error: type[Exception]
 ) -> None:
-    monkeypatch.setattr(session, "load_base", lambda *_, **__: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(assembly, "load_base", lambda *_, **__: pytest.fail("weights were loaded"))
     base, more = tiny_base, "model.quantization={type: nf4}"
     if fault == "gptq":
         base = shutil.copytree(tiny_base, tmp_path / "gptq")

@@ -89,7 +89,7 @@ def test_a_fault_that_is_found_on_the_way_leaves_the_adapter_and_the_account(
     ]
     with pytest.raises(DataError, match=r"rows\.jsonl:51") as caught:
         run_training(load_recipe(RECIPE, words), quiet=True)
-    assert "stopped after step 3 of 5; the adapter so far is saved" in str(caught.value)
+    assert "stopped after step 3 of 5; what was trained so far is saved" in str(caught.value)
     assert (folder / "adapter" / "adapter_model.safetensors").is_file()
     assert not (folder / "manifest.json").exists(), "a manifest means complete"
     assert all(line["evaluation_loss"] > 0 for line in lines_of(folder / "metrics.jsonl"))

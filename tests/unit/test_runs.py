@@ -147,13 +147,10 @@ def test_written_text_replaces_the_old_and_leaves_no_temporary_file(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
 
 
-def test_text_that_can_not_be_written_leaves_the_old_and_no_temporary_file(tmp_path):
-    path = tmp_path / "a.txt"
-    path.write_text("old", encoding="utf-8")
-    with pytest.raises(UnicodeEncodeError):
-        write_text(path, "half \ud83d")
-    assert path.read_text(encoding="utf-8") == "old"
-    assert [file.name for file in tmp_path.iterdir()] == ["a.txt"]
+def test_half_a_character_is_written_as_json_writes_it(tmp_path):
+    write_json(tmp_path / "a.json", {"name": "half \ud83d"})
+    assert json.loads((tmp_path / "a.json").read_text(encoding="utf-8")) == {"name": "half \ud83d"}
+    assert [file.name for file in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_written_json_is_strict(tmp_path):

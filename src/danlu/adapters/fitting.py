@@ -159,7 +159,7 @@ def _untied(model: Any, tied: set[str], adapter: Adapter) -> list[Fault]:
             f"{' and '.join(sorted(tied))} are one matrix, which PEFT would split in two",
             "adapter.modules_to_save",
             "other modules",
-            "leave it out, or train the whole base: adapter: null",
+            "leave it out, or train the whole base: adapter=null",
         )
     ]
 
@@ -182,5 +182,6 @@ def _transposed(adapter: Adapter, adapted: Mapping[str, Any]) -> list[Fault]:
     if not stored or not (isinstance(adapter, Loha) or getattr(adapter, "init_lora_weights", "") == "olora"):
         return []
     key, allowed = ("type", "lora, ia3, vera") if isinstance(adapter, Loha) else ("init_lora_weights", "default, pissa")
-    what = f"PEFT has it not on weights that are stored transposed, as in {stored[0]}"
+    name = type(adapter).__name__.lower() if isinstance(adapter, Loha) else "olora"
+    what = f"PEFT has no {name} for weights that are stored transposed, as in {stored[0]}"
     return [Fault(what, f"adapter.{key}", allowed, "take another, or target_modules without these layers")]

@@ -76,7 +76,7 @@ class Fused:
 
 
 def fuse(model: Any) -> Fused:
-    """Fuses what can be fused in PEFT's wrapped model.
+    """Fuses what can be fused in a model, PEFT's wrapped one or a plain one.
 
     Raises:
         ImportError: there are no kernels.
@@ -92,7 +92,7 @@ def fuse(model: Any) -> Fused:
                 if style := _norm_style(module, rms_norm):
                     _put_in(fused, parent, name, FusedNorm(module, style, rms_norm))
                     fused.norms += 1
-                elif activation := _activation(module, gated, model.get_base_model().dtype):
+                elif activation := _activation(module, gated, base_of(model).dtype):
                     _put_in(fused, parent, name, FusedMlp(module, activation, gated))
                     fused.mlps += 1
     except Exception:

@@ -96,6 +96,8 @@ def _cut_prompt(label_one: LabelOne, tokenizer: Any, record: Record, labelled: L
             messages[place] = {**messages[place], "content": shorter}
             cuts[place] = (cuts.get(place, (counts[place], 0))[0], after)
             excess -= counts.pop(place) - after
+            if after > 1:
+                counts[place] = after
         if messages == record.messages:
             raise _nothing_left(max_tokens, labelled.longest)
         record = replace(record, messages=messages)

@@ -172,20 +172,22 @@ class Ledger:
         raise DataError(
             *self._first_faults,
             Fault(
-                f"{self.unasked} of {total} rows would be dropped ({self.unasked / max(total, 1):.1%})"
-                + (f" and none is left to {purpose}" if not rows_left else "")
-                + self._common_reasons(),
+                self._too_many(total, "" if rows_left else f"none is left to {purpose}"),
                 "data.train, data.evaluation",
                 known_formats() if unknown else f"at most data.max_dropped_share = {max_dropped_share:g}",
                 "mend the rows listed above, or raise data.max_dropped_share if they are not wanted",
             ),
         )
 
-    def _common_reasons(self) -> str:
+    def _too_many(self, total: int, none_left: str) -> str:
+        if not total:  # rows are passed over that were counted by another process, or before
+            return f"of the rows {none_left}"
         counts = Counter(
             {reason: kind.count for (outcome, _, reason), kind in self._reasons.items() if outcome == "dropped"}
         )
-        return ": " + ", ".join(f"{count} × {reason}" for reason, count in counts.most_common(4))
+        reasons = ", ".join(f"{count} × {reason}" for reason, count in counts.most_common(4))
+        dropped = f"{self.unasked} of {total} rows would be dropped ({self.unasked / total:.1%})"
+        return " and ".join(part for part in (dropped, none_left) if part) + f": {reasons}"
 
     def reasons(self) -> list[dict[str, Any]]:
         """Outcome, step, reason, count and some examples of each kind of entry."""

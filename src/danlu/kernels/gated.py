@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
 from danlu.kernels import gpu
+from danlu.kernels.remade import note_making
 
 ACTIVATIONS = ("silu", "gelu_tanh")
 
@@ -27,7 +29,11 @@ def gated(gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor
     if gpu.has_liger(gate):
         return gpu.gated(gate, up, activation)
     product: torch.Tensor = _Gated.apply(gate, up, activation)
-    return product
+    return note_making(product, functools.partial(_product, activation=activation), gate, up)
+
+
+def _product(gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor:
+    return _activate(gate, activation).mul_(up)
 
 
 def _activate(gate: torch.Tensor, activation: str) -> torch.Tensor:
@@ -42,7 +48,7 @@ class _Gated(torch.autograd.Function):  # type: ignore[misc]
     def forward(ctx: Any, gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor:
         ctx.save_for_backward(gate, up)
         ctx.activation = activation
-        return _activate(gate, activation).mul_(up)
+        return _product(gate, up, activation)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

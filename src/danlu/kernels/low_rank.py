@@ -1,7 +1,8 @@
 """Frozen linear layers with low-rank adapters (LoRA, arXiv 2106.09685), those that share an input as one.
 
 For each layer i of a group, y_i = x·W_iᵀ + b_i + s_i·(x·A_iᵀ)·B_iᵀ. The products with all A_i are one product, and so
-is their gradient. Backward keeps x and x·A alone; W never gets a gradient. Everything is computed in x's dtype, the
+is their gradient. Backward keeps x and x·A alone, and x only where it can't be made again from what is kept anyway (see
+`danlu.kernels.remade`); W never gets a gradient. Everything is computed in x's dtype, the
 gradients of A and B are given in theirs. A W that is kept in fewer bits is made once for the product, and once again
 for the gradient.
 """
@@ -12,6 +13,8 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import torch
+
+from danlu.kernels.remade import Making, making_of
 
 # `[out, in]`, or what makes it in a dtype.
 Weight: TypeAlias = torch.Tensor | Callable[[torch.dtype], torch.Tensor]
@@ -57,7 +60,12 @@ def low_rank(
     """
     frozen = [(layer.weight, layer.bias, layer.scaling) for layer in layers]
     outputs: tuple[torch.Tensor, ...] = _LowRank.apply(
-        x, dropped, frozen, *(layer.down for layer in layers), *(layer.up for layer in layers)
+        x,
+        dropped,
+        frozen,
+        making_of(x) if dropped is None else None,
+        *(layer.down for layer in layers),
+        *(layer.up for layer in layers),
     )
     return outputs
 
@@ -67,7 +75,7 @@ def _made(weight: Weight, dtype: torch.dtype) -> torch.Tensor:
 
 
 class _LowRank(torch.autograd.Function):  # type: ignore[misc]
-    """Input x, the adapters' input or None, (weight, bias, scaling) of each layer, then every A, then every B."""
+    """Input x, the adapters' input or None, (weight, bias, scaling) of each layer, how x was made or None, As, Bs."""
 
     @staticmethod
     def forward(
@@ -75,6 +83,7 @@ class _LowRank(torch.autograd.Function):  # type: ignore[misc]
         x: torch.Tensor,
         dropped: torch.Tensor | None,
         frozen: list[tuple[Weight, torch.Tensor | None, float]],
+        making: Making | None,
         *adapters: torch.Tensor,
     ) -> tuple[torch.Tensor, ...]:
         count = len(frozen)
@@ -89,15 +98,18 @@ class _LowRank(torch.autograd.Function):  # type: ignore[misc]
             output = torch.nn.functional.linear(flat, _made(weight, flat.dtype), bias)
             output.addmm_(part, up.to(x.dtype).t(), alpha=scaling)
             outputs.append(output.view(*x.shape[:-1], -1))
-        ctx.save_for_backward(low, reduced, *adapters)  # of x itself, the shape is all that is needed
+        # Of x itself, the shape is all that is needed.
+        ctx.save_for_backward(reduced, *adapters, *(making.sources if making else [low]))
         ctx.frozen, ctx.shape, ctx.apart = frozen, x.shape, dropped is not None
+        ctx.make = making.make if making else None
         return tuple(outputs)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[Any, ...]:
-        low, reduced, *adapters = ctx.saved_tensors
         count = len(ctx.frozen)
-        downs, ups = adapters[:count], adapters[count:]
+        reduced, *saved = ctx.saved_tensors
+        downs, ups, sources = saved[:count], saved[count : 2 * count], saved[2 * count :]
+        low = ctx.make(*sources).view(-1, ctx.shape[-1]) if ctx.make else sources[0]
         parts = reduced.split([down.shape[0] for down in downs], 1)
         of_x: torch.Tensor | None = None
         of_reduced, of_ups = torch.empty_like(reduced), []
@@ -122,6 +134,7 @@ class _LowRank(torch.autograd.Function):  # type: ignore[misc]
         return (
             of_x,
             of_dropped,
+            None,
             None,
             *(part.to(down.dtype) for part, down in zip(of_downs, downs, strict=True)),
             *of_ups,

@@ -7,11 +7,13 @@ rounds once, `gemma` does so with 1 + weight.
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
 
 from danlu.kernels import gpu
+from danlu.kernels.remade import note_making
 
 STYLES = ("llama", "olmo", "gemma")
 
@@ -40,24 +42,31 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, style: str) 
     """
     if gpu.has_liger(x):
         return gpu.rms_norm(x, weight, epsilon, style)
-    normed: torch.Tensor = _RmsNorm.apply(x, weight, epsilon, style)
-    return normed
+    inverse = _inverse(x.detach(), epsilon)
+    normed: torch.Tensor = _RmsNorm.apply(x, inverse, weight, style)
+    return note_making(normed, functools.partial(_normed, style=style), x, inverse, weight)
+
+
+def _inverse(x: torch.Tensor, epsilon: float) -> torch.Tensor:
+    """One over the root mean square, `[..., 1]`, float32."""
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+    return norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
+
+
+def _normed(x: torch.Tensor, inverse: torch.Tensor, weight: torch.Tensor, style: str) -> torch.Tensor:
+    if style == "llama":
+        return torch.mul(x, inverse).to(x.dtype).mul_(weight)
+    return torch.mul(x, inverse).mul_(_factor(weight, style)).to(x.dtype)
 
 
 class _RmsNorm(torch.autograd.Function):  # type: ignore[misc]
-    """Takes what `rms_norm` takes."""
+    """Takes what `_normed` takes."""
 
     @staticmethod
-    def forward(ctx: Any, x: torch.Tensor, weight: torch.Tensor, epsilon: float, style: str) -> torch.Tensor:
-        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        inverse = norm.square_().div_(x.shape[-1]).add_(epsilon).rsqrt_()
-        if style == "llama":
-            normed = torch.mul(x, inverse).to(x.dtype).mul_(weight)
-        else:
-            normed = torch.mul(x, inverse).mul_(_factor(weight, style)).to(x.dtype)
+    def forward(ctx: Any, x: torch.Tensor, inverse: torch.Tensor, weight: torch.Tensor, style: str) -> torch.Tensor:
         ctx.save_for_backward(x, inverse, weight)
         ctx.style = style
-        return normed
+        return _normed(x, inverse, weight, style)
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:

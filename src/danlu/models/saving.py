@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from danlu.models.quiet import quiet_transformers
+from danlu.models.quiet import quiet_deepspeed, quiet_transformers
 
 
 def save_model(model: Any, tokenizer: Any, folder: Path, stop_ids: Sequence[int]) -> None:
@@ -18,6 +18,7 @@ def save_model(model: Any, tokenizer: Any, folder: Path, stop_ids: Sequence[int]
         folder: an empty folder, or one to be made.
         stop_ids: tokens that end an answer.
     """
+    quiet_deepspeed()
     with quiet_transformers():
         model.generation_config.eos_token_id = list(stop_ids)
         model.save_pretrained(folder)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 
-from danlu.recipe.base import Section
+from danlu.recipe.base import Section, unfit
 
 Rank = Annotated[int, Field(ge=1, le=4096)]
 Scale = Annotated[float, Field(gt=0.0)]
@@ -50,9 +50,10 @@ class LoraSection(Section):
     def _fits_the_rest(cls, init: str, info: ValidationInfo) -> str:
         ranks = [info.data.get("rank", 0), *info.data.get("rank_pattern", {}).values()]
         if init == "orthogonal" and any(rank % 2 for rank in ranks):
-            raise ValueError("orthogonal needs even ranks")
+            raise unfit("orthogonal needs even ranks", "make adapter.rank and adapter.rank_pattern even")
         if init.startswith(("olora", "pissa")) and info.data.get("use_dora"):
-            raise ValueError(f"{init} with use_dora can't be saved as an adapter of the unchanged base; leave one out")
+            what = f"{init} with use_dora can't be saved as an adapter of the unchanged base"
+            raise unfit(what, "leave one of the two out")
         return init
 
 

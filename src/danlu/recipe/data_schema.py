@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
-from danlu.recipe.base import Pattern, Section
+from danlu.recipe.base import Pattern, Section, unfit
 
 FormatName = Literal[
     "messages",
@@ -328,7 +328,7 @@ class DataSection(Section):
         """Refuses what has to see all rows at once where they are never all there."""
         whole = _needs_all_rows(value) if info.data.get("streaming") else ""
         if whole:
-            raise ValueError(f"{whole} can't go with data.streaming; leave it out, or set data.streaming: false")
+            raise unfit(f"{whole} can't go with data.streaming", "leave it out, or set data.streaming=false")
         return value
 
 

@@ -19,7 +19,7 @@ class Document:
         path: the file, or None if the recipe came from elsewhere.
         values: the mapping as plain Python values.
         lines: 1-based line by key path.
-        overridden: key paths set on the command line, with the words that set them.
+        overridden: key paths set by something else than the key itself, with what and where that is.
     """
 
     path: Path | None
@@ -27,22 +27,22 @@ class Document:
     lines: dict[KeyPath, int] = field(default_factory=dict)
     overridden: dict[KeyPath, str] = field(default_factory=dict)
 
-    def override(self, key: KeyPath, word: str) -> None:
-        """Notes that a word on the command line set this key, so that nothing at or below it is the file's."""
+    def override(self, key: KeyPath, place: str) -> None:
+        """Notes that this key was set from elsewhere, so that nothing at or below it is its own line's."""
         for known in (self.lines, self.overridden):
             for path in [path for path in known if path[: len(key)] == key]:
                 del known[path]
-        self.overridden[key] = word
+        self.overridden[key] = place
 
     def where(self, key: KeyPath) -> str:
         """`file:line, dotted.key`, taking the nearest ancestor's line if the key is absent."""
         dotted = dotted_key(key)
-        below = [word for path, word in self.overridden.items() if path[: len(key)] == key]
+        below = [place for path, place in self.overridden.items() if path[: len(key)] == key]
         if below and key not in self.lines:
-            return f"command line, {below[0]}"
+            return below[0]
         for length in range(len(key), 0, -1):
             if key[:length] in self.overridden:
-                return f"command line, {self.overridden[key[:length]]}"
+                return self.overridden[key[:length]]
             if key[:length] in self.lines:
                 return f"{self.path}:{self.lines[key[:length]]}, {dotted}"
         return f"{self.path}, {dotted}" if dotted else str(self.path)

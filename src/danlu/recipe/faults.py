@@ -23,6 +23,7 @@ _WORDS = (
     ("Input should", "should"),
     ("String should", "should"),
     ("Tuple should", "should"),
+    ("Dictionary should", "should"),
     (" after validation, not 0", ""),
     ("a valid array", "a list"),
     ("an object", "a mapping of keys"),
@@ -71,7 +72,10 @@ def _finding(document: Document, detail: Any) -> _Finding:
     message = detail["msg"]
     for theirs, ours in _WORDS:
         message = message.replace(theirs, ours)
-    return _Finding(key, section, detail["type"], message, detail.get("ctx", {}))
+    context = detail.get("ctx", {})
+    if context.get("key"):  # the section's key that is to blame (see `danlu.recipe.base.unfit`)
+        key, section = (*key, context["key"]), None
+    return _Finding(key, section, detail["type"], message, context)
 
 
 def _without_echoes(findings: list[_Finding]) -> list[_Finding]:
@@ -191,8 +195,8 @@ def _allowed(finding: _Finding) -> str:
     if finding.kind == "literal_error":
         bounds = [str(context["expected"])]
     meaning = field.description or "" if field else ""
-    models = _models(field.annotation) if field else []
-    if not meaning and len(models) == 1:
+    models = _models_of(finding)
+    if not meaning and len(models) == 1 and finding.kind != "unfit":
         meaning = f"keys {', '.join(models[0].model_fields)}"
     return ". ".join(part for part in (", ".join(bounds), meaning) if part)
 
@@ -208,8 +212,20 @@ def _value_at(document: Document, key: KeyPath) -> Any:
     return node
 
 
+def _near(value: Any, words: Sequence[str]) -> str:
+    """The one of the words that a text was meant to be; empty if none."""
+    return next(iter(difflib.get_close_matches(value, words, n=1)), "") if value and isinstance(value, str) else ""
+
+
+def _models_of(finding: _Finding) -> list[type[BaseModel]]:
+    """The sections that a key can be."""
+    return _models(finding.field.annotation) if finding.field else []
+
+
 def _hint(finding: _Finding, key: KeyPath, value: Any) -> str:
     name, kind = dotted_key(key), finding.kind
+    if finding.kind == "unfit":
+        return str(finding.context["hint"])
     if not key:
         return "see `danlu recipe show` for every key"
     if isinstance(value, str) and kind in ("int_type", "float_type", "bool_type"):
@@ -223,9 +239,10 @@ def _hint(finding: _Finding, key: KeyPath, value: Any) -> str:
             if isinstance(key[-1], int)
             else f'write it in quotes: {key[-1]}: "{value}"'
         )
-    words = [word.strip("'") for word in str(finding.context.get("expected_tags", "")).split(", ")]
-    near = difflib.get_close_matches(value, words, n=1) if value and isinstance(value, str) else []
+    near = _near(value, [word.strip("'") for word in str(finding.context.get("expected_tags", "")).split(", ")])
     if near:
-        return f"did you mean `{near[0]}`?"
+        return f"did you mean `{near}`?"
+    if near := _near(value, [tag for model in _models_of(finding) for tag in _tags(model)]):
+        return f"write it as {key[-1]}: {{type: {near}}}"
     optional = finding.field is not None and not finding.field.is_required() and key == finding.key
     return f"change `{name}`" + (", or leave it out for its default" if optional else "")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from danlu.errors import RecipeError
+from danlu.errors import Fault, RecipeError
+from danlu.recipe.adapters import adapter_document, require_one_base
 from danlu.recipe.document import Document, read_document
 from danlu.recipe.faults import schema_faults
 from danlu.recipe.overrides import apply_overrides
@@ -26,10 +27,12 @@ class LoadedRecipe:
     Attributes:
         recipe: the checked values.
         path: the file it was read from.
+        adapters: for each of the recipe's `adapters`, by name, the recipe that it is trained by.
     """
 
     recipe: Recipe
     path: Path
+    adapters: dict[str, LoadedRecipe] = field(default_factory=dict)
 
     def find(self, name: str) -> Path:
         """A path of the recipe: as it is from here, else beside the recipe file, else above it."""
@@ -41,6 +44,10 @@ class LoadedRecipe:
             if os.path.exists(folder / name):
                 return folder / name
         return here
+
+    def each(self) -> list[LoadedRecipe]:
+        """What is trained: this recipe, or that of each adapter."""
+        return list(self.adapters.values()) or [self]
 
     @property
     def run_folder(self) -> Path:
@@ -60,7 +67,25 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> LoadedRecipe
     """
     document = read_document(Path(path))
     apply_overrides(document, overrides)
-    return LoadedRecipe(validate(document), Path(path))
+    loaded = LoadedRecipe(validate(document), Path(path))
+    return replace(loaded, adapters=_adapters(document, loaded))
+
+
+def _adapters(document: Document, loaded: LoadedRecipe) -> dict[str, LoadedRecipe]:
+    """The recipe of each adapter, in a folder of its own; the faults of all at once."""
+    found: dict[str, LoadedRecipe] = {}
+    faults: list[Fault] = []
+    for name in loaded.recipe.adapters or ():
+        try:
+            own = adapter_document(document, name, loaded.run_folder / name)
+            recipe = validate(own)
+            require_one_base(own, name, recipe)
+            found[name] = LoadedRecipe(recipe, loaded.path)
+        except RecipeError as error:
+            faults += error.faults
+    if faults:
+        raise RecipeError(*dict.fromkeys(faults))
+    return found
 
 
 def validate(document: Document) -> Recipe:

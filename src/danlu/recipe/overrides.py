@@ -8,6 +8,8 @@ from typing import Any
 from danlu.errors import Fault, RecipeError
 from danlu.recipe.document import Document, plain_values
 
+ADAPTERS = "adapters"
+
 
 def apply_overrides(document: Document, overrides: Sequence[str]) -> None:
     """Writes each `key=value` into the document; the value is read as YAML.
@@ -38,6 +40,23 @@ def _apply(document: Document, word: str) -> Fault | None:
         value = plain_values(YAML(typ="rt").load(text), (), {}) if text.strip() else None
     except (YAMLError, RecursionError):
         return Fault(f"the value of `{word}` is not YAML", "command line", hint="quote it: key='\"text\"'")
+    if parts[0] == ADAPTERS:
+        parts = [*parts[:2], *filter(None, [".".join(parts[2:])])]  # what follows a name is one key, as in the file
+    return put(document, parts, value, f"command line, {word}")
+
+
+def put(document: Document, parts: Sequence[str], value: Any, place: str) -> Fault | None:
+    """Writes a value into the document.
+
+    Args:
+        document: changed in place.
+        parts: of the dotted key.
+        value: plain.
+        place: what sets it, for messages.
+
+    Returns:
+        What is wrong: the key goes through something that is not a section.
+    """
     target: dict[str, Any] = document.values
     for depth, part in enumerate(parts[:-1]):
         below = target.get(part)
@@ -46,10 +65,10 @@ def _apply(document: Document, word: str) -> Fault | None:
         if not isinstance(below, dict):
             return Fault(
                 f"`{'.'.join(parts[: depth + 1])}` has no keys below it",
-                f"command line, {word}",
+                place,
                 hint=f"set it whole: {'.'.join(parts[: depth + 1])}=...",
             )
         target = below
     target[parts[-1]] = value
-    document.override(tuple(parts), word)
+    document.override(tuple(parts), place)
     return None

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from danlu.recipe.adapter_schema import AdapterSection, LohaSection, LokrSection, LoraSection
-from danlu.recipe.base import Pattern, Section
+from danlu.recipe.base import Pattern, Section, unfit
 from danlu.recipe.data_schema import DataSection
 from danlu.recipe.model_schema import ModelSection
-from danlu.recipe.run_schema import RunSection
-from danlu.recipe.training_schema import TrainingSection
+from danlu.recipe.run_schema import LocalLauncher, RunSection
+from danlu.recipe.training_schema import FreezeSection, TrainingSection
 
 
 class LossTask(Section):
@@ -88,6 +88,9 @@ class ExportSection(Section):
     )
 
 
+AdapterName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
+
+
 class Recipe(Section):
     """A whole recipe. A section that is absent is off, or has its defaults."""
 
@@ -100,6 +103,12 @@ class Recipe(Section):
     evaluation: EvaluationSection | None = None
     export: ExportSection = ExportSection()
     run: RunSection = RunSection()
+    adapters: dict[AdapterName, dict[str, Any]] | None = Field(
+        None,
+        min_length=1,
+        description="Several adapters over one base in one run, by name (a-z, 0-9, _, -), each with what it has of its "
+        "own, as in {small: {adapter.rank: 4, training.learning_rate: 1.0e-3}}; null: one, as the recipe says.",
+    )
 
     @field_validator("adapter")
     @classmethod
@@ -108,13 +117,13 @@ class Recipe(Section):
         if model is None or model.quantization is None:
             return adapter
         if adapter is None:
-            raise ValueError(
-                "a quantised base can't be trained itself: name an adapter, or set model.quantization=null"
-            )
+            hint = "name an adapter, as in adapter={type: lora}; or set model.quantization=null"
+            raise unfit("a quantised base can't be trained itself", hint)
+        what = "needs model.quantization=null"
         if isinstance(adapter, LohaSection | LokrSection):
-            raise ValueError(f"adapter.type={adapter.type} needs model.quantization=null")
+            raise unfit(what, "set that, or take lora, ia3 or vera", "type")
         if isinstance(adapter, LoraSection) and adapter.init_lora_weights.startswith(("olora", "pissa")):
-            raise ValueError(f"adapter.init_lora_weights={adapter.init_lora_weights} needs model.quantization=null")
+            raise unfit(what, "set that, or take default, gaussian or orthogonal", "init_lora_weights")
         return adapter
 
     @field_validator("training")
@@ -122,13 +131,27 @@ class Recipe(Section):
     def _has_an_end(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
         data = info.data.get("data")
         if data is not None and data.streaming and training.max_steps is None:
-            raise ValueError("data.streaming needs training.max_steps: rows that are not counted give no end")
+            what = "data.streaming needs it: rows that are not counted give no end"
+            raise unfit(what, "set training.max_steps=1000, or however many; or data.streaming=false", "max_steps")
         return training
 
     @field_validator("training")
     @classmethod
     def _fits_the_adapter(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
-        lora = "adapter" not in info.data or isinstance(info.data["adapter"], LoraSection)
-        if training.loraplus_lr_ratio is not None and not lora:
-            raise ValueError("training.loraplus_lr_ratio needs adapter.type=lora: without one there is no B")
+        if "adapter" not in info.data:
+            return training
+        adapter = info.data["adapter"]
+        if training.loraplus_lr_ratio is not None and not isinstance(adapter, LoraSection):
+            what = "needs adapter.type=lora: without one there is no B"
+            raise unfit(what, "leave it out, or set adapter={type: lora}", "loraplus_lr_ratio")
+        if training.freeze != FreezeSection() and adapter is not None:
+            what = "needs adapter=null: beside an adapter, all of the base is frozen"
+            raise unfit(what, "leave it out; adapter.layers_to_transform chooses the layers of an adapter", "freeze")
         return training
+
+    @field_validator("adapters")
+    @classmethod
+    def _are_trained_here(cls, adapters: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        if adapters and "run" in info.data and not isinstance(info.data["run"].launcher, LocalLauncher):
+            raise unfit("needs run.launcher={type: local}", "set that, or train one adapter after the other")
+        return adapters

@@ -6,7 +6,9 @@ from typing import Annotated, Literal
 
 from pydantic import ByteSize, Field, model_validator
 
-from danlu.recipe.base import Pattern, Section
+from danlu.recipe.base import Pattern, Section, unfit
+
+_OFFLOAD = "set training.backend.stage=3, or training.backend.offload=optimizer"
 
 
 class SftObjective(Section):
@@ -87,6 +89,12 @@ class DeepSpeedBackend(Section):
     offload: Literal["none", "optimizer", "all"] = Field(
         "none", description="What rests in the host's memory: nothing, moments, or (stage 3) parameters too."
     )
+
+    @model_validator(mode="after")
+    def _has_shards_to_offload(self) -> DeepSpeedBackend:
+        if self.offload == "all" and self.stage == 2:
+            raise unfit("needs stage: 3; in stage 2 each process computes with whole parameters", _OFFLOAD, "offload")
+        return self
 
 
 Backend = Annotated[AutoBackend | DdpBackend | Fsdp2Backend | DeepSpeedBackend, Field(discriminator="type")]

@@ -37,8 +37,13 @@ class ModelPlan:
     dropout: BaseDropout
 
 
-def plan_model(recipe: Recipe, base: Path) -> ModelPlan:
+def plan_model(recipe: Recipe, base: Path, load_base: Callable[..., Any] = load_base) -> ModelPlan:
     """Checks on the model's shape alone that what the recipe asks for can be trained.
+
+    Args:
+        recipe: as it was checked.
+        base: folder of the base model.
+        load_base: gives the base's weights, as `danlu.models.loading.load_base` does.
 
     Raises:
         RecipeError: adapter, quantisation, dropout or freezing do not fit the model.

@@ -23,16 +23,17 @@ def run_processes(arguments: Sequence[str], count: int) -> int:
         count: number of processes.
 
     Returns:
-        Exit status of the process that ended badly first, or 0.
+        Exit status: the first process's if it ended badly, for it speaks for all; else another's that did, or 0.
     """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
+    quiet = {"TORCH_CPP_LOG_LEVEL": "ERROR"}  # torch's own calls by name are no news of a process that has left
     children = [
         subprocess.Popen(
             [sys.executable, "-m", "danlu", *arguments],
-            env={**os.environ, **shared, "RANK": str(n), "LOCAL_RANK": str(n), "LOCAL_WORLD_SIZE": str(count)},
+            env={**quiet, **os.environ, **shared, "RANK": str(n), "LOCAL_RANK": str(n), "LOCAL_WORLD_SIZE": str(count)},
         )
         for n in range(count)
     ]
@@ -68,4 +69,5 @@ def _wait(children: Sequence[subprocess.Popen[bytes]]) -> int:
             child.wait(_PATIENCE_SECONDS)
         except subprocess.TimeoutExpired:
             child.terminate()
+    status = children[0].poll() or status
     return status if status >= 0 else 128 - status

@@ -54,6 +54,7 @@ def checkpoint_activations(model: Any, share: float) -> None:
     from transformers.modeling_layers import GradientCheckpointingLayer
 
     base = base_of(model)
+    base.disable_input_require_grads()  # each time that it is put on, another hook is left on the embeddings
     if not share:
         if base.is_activation_checkpointing:
             base.activation_checkpointing_disable()

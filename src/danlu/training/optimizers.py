@@ -34,7 +34,7 @@ def require_optimizer(name: str, shards_moments: bool) -> None:
         raise RecipeError(Fault(what, key, "adamw, without it", "pip install 'danlu[quantization]'"))
     if name in _BITSANDBYTES and shards_moments:
         what = f"{name} can't keep its moments in shards"
-        raise RecipeError(Fault(what, key, "adamw", "take adamw, or another training.backend: auto, ddp"))
+        raise RecipeError(Fault(what, key, "adamw", "set training.optimizer=adamw, or training.backend={type: ddp}"))
 
 
 def make_optimizer(

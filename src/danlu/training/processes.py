@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 
-from danlu.errors import Fault, WorkError
+from danlu.errors import DanluError, Fault, WorkError
 from danlu.training.heartbeat import start_heartbeat
 
 LONGEST_WAIT = timedelta(hours=24)  # the others may prepare data meanwhile
@@ -34,8 +34,13 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes the run folder and speaks."""
+        """Whether this is the one that writes the run folder and tells how it goes."""
         return self.rank == 0
+
+    @property
+    def first_of_machine(self) -> bool:
+        """Whether this is the one that tells what went wrong, for all on its machine."""
+        return self.local_rank == 0
 
     def wait(self) -> None:
         """Waits for all others to come here too."""
@@ -81,18 +86,20 @@ def joined() -> Iterator[Processes]:
         if torch.cuda.is_available():
             torch.cuda.set_device(processes.local_rank)
         torch.distributed.init_process_group(timeout=LONGEST_WAIT)
-    heartbeat = start_heartbeat(processes.rank, processes.world_size)
+    heartbeat = start_heartbeat(processes.rank, processes.world_size, processes.first_of_machine)
+    failure: DanluError | None = None
     try:
         yield processes
-    except RuntimeError as error:
-        if isinstance(error, torch.distributed.DistError) or _LOST.search(str(error)):
-            raise WorkError(
-                Fault(
-                    f"process {processes.rank} lost the others: {str(error).splitlines()[0]}",
-                    hint="see what the other process said; then go on with danlu train RECIPE --resume",
-                )
-            ) from error
+    except DanluError as error:
+        failure = error
         raise
+    except RuntimeError as error:
+        if not (isinstance(error, torch.distributed.DistError) or _LOST.search(str(error))):
+            raise
+        what = f"process {processes.rank} lost the others: {str(error).splitlines()[0]}"
+        hint = "see what the other process said; then go on with danlu train RECIPE --resume"
+        failure = WorkError(Fault(what, hint=hint))
+        raise failure from error
     finally:
-        heartbeat.leave()
+        heartbeat.leave(failure)
         torch.distributed.destroy_process_group()

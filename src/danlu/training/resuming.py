@@ -12,7 +12,7 @@ from danlu.recipe import LoadedRecipe, load_recipe
 from danlu.runs import MANIFEST, create_folder
 from danlu.training.processes import Processes
 
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS, RESOLVED = "checkpoints", "recipe.resolved.yaml"
 # What may differ when a run goes on: how a step is computed and kept, and what comes after training.
 _FREE = {
     *(
@@ -61,11 +61,22 @@ def require_resumable(loaded: LoadedRecipe, folder: Path) -> bool:
                 hint=f"use it: danlu evaluate {folder}; or train anew into another with run.folder=NAME",
             )
         )
-    path = folder / "recipe.resolved.yaml"
+    path = folder / RESOLVED
     if not path.is_file():
         raise FolderError(
             Fault("this is no run folder", str(folder), "a run that was begun, or a new folder", "check run.folder")
         )
+    require_same_recipe(loaded, folder)
+    return (folder / CHECKPOINTS).is_dir()
+
+
+def require_same_recipe(loaded: LoadedRecipe, folder: Path) -> None:
+    """Requires that the run in a folder was begun by this recipe, but for what may differ.
+
+    Raises:
+        RecipeError: a fault for each key that is another.
+    """
+    path = folder / RESOLVED
     begun, now = (_keys(one.recipe.model_dump(mode="json")) for one in (load_recipe(path), loaded))
     odd = [key for key in sorted({*begun, *now}) if begun.get(key) != now.get(key) and not _is_free(key)]
     if odd:
@@ -79,7 +90,6 @@ def require_resumable(loaded: LoadedRecipe, folder: Path) -> bool:
                 for key in odd
             )
         )
-    return (folder / CHECKPOINTS).is_dir()
 
 
 def _is_free(key: str) -> bool:

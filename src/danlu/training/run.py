@@ -7,13 +7,13 @@ import shutil
 import time
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from danlu.data.prepared import EVALUATION_ROWS, LEDGER, TRAIN, Prepared
 from danlu.data.run import open_stream, prepare
 from danlu.data.stream import RowStream
 from danlu.engines.local import local_answers
-from danlu.errors import DataError, Fault, Stopped
+from danlu.errors import DataError, Fault, RecipeError, Stopped
 from danlu.models.source import find_model
 from danlu.models.tokenizer import load_tokenizer
 from danlu.recipe import LoadedRecipe, dump_recipe
@@ -26,6 +26,9 @@ from danlu.tracking.progress import progress, say
 from danlu.training.processes import Processes, first_before_others, joined
 from danlu.training.resuming import CHECKPOINTS, open_run
 from danlu.training.stopping import StopRequest, stop_on_signals
+
+if TYPE_CHECKING:
+    from danlu.training.shared_base import SharedBase
 
 
 def run_training(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False) -> dict[str, Any]:
@@ -47,6 +50,9 @@ def run_training(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False
         Stopped: Ctrl-C or SIGTERM; a checkpoint and what was trained so far are in the run folder.
         WorkError: another process of the run was lost.
     """
+    if loaded.adapters:
+        what, hint = "this recipe has several adapters, and this is for one", "danlu train RECIPE trains them all"
+        raise RecipeError(Fault(what, "adapters", "null", hint))
     launcher = loaded.recipe.run.launcher
     if isinstance(launcher, LocalLauncher):
         return train_here(loaded, quiet, resume)
@@ -57,13 +63,21 @@ def run_training(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False
 
 def train_here(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False) -> dict[str, Any]:
     """As `run_training`, in this process; in a process group if it is one of several."""
+    with joined() as processes:
+        return train_one(loaded, processes, None, quiet, resume)
+
+
+def train_one(
+    loaded: LoadedRecipe, processes: Processes, shared: SharedBase | None, quiet: bool, resume: bool
+) -> dict[str, Any]:
+    """As `run_training`, by processes that have met, over a base that is given back if it is shared."""
     started = time.perf_counter()
-    with joined() as processes, ExitStack() as opened:
-        quiet = quiet or not processes.first
-        folder = loaded.run_folder
+    quiet = quiet or not processes.first
+    folder = loaded.run_folder
+    with ExitStack() as opened:
         goes_on = open_run(loaded, folder, processes, resume)
         try:
-            session, prepared, stream = _set_up(loaded, folder, opened, processes)
+            session, prepared, stream = _set_up(loaded, folder, opened, processes, shared)
             if goes_on:
                 _go_on(session, folder, quiet)
         except BaseException:
@@ -79,7 +93,12 @@ def train_here(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False) 
             if stream is not None:
                 opened.close()
                 write_json(folder / LEDGER, _streamed_ledger(prepared, stream))
-        return _close_folder(session, folder, result | _summary(prepared, stream), started) if processes.first else {}
+        if processes.first:
+            result = _close_folder(session, folder, result | _summary(prepared, stream), started)
+        if shared is not None:
+            session.take_apart()
+            shared.give_back(session.model)
+        return result if processes.first else {}
 
 
 def _close_folder(session: Any, folder: Path, result: dict[str, Any], started: float) -> dict[str, Any]:
@@ -100,7 +119,7 @@ def _close_folder(session: Any, folder: Path, result: dict[str, Any], started: f
 
 
 def _set_up(
-    loaded: LoadedRecipe, folder: Path, opened: ExitStack, processes: Processes
+    loaded: LoadedRecipe, folder: Path, opened: ExitStack, processes: Processes, shared: SharedBase | None
 ) -> tuple[Any, Prepared, RowStream | None]:
     """All that training needs; a stream of rows, if they are streamed, is closed with `opened`."""
     recipe = loaded.recipe
@@ -117,7 +136,7 @@ def _set_up(
         shutil.copyfile(prepared.folder / EVALUATION_ROWS, folder / EVALUATION_ROWS)
     from danlu.training.session import Session  # imports torch, after the resolved recipe is on disk
 
-    session = Session(recipe, base, tokenizer, prepared, stream, processes)
+    session = Session(recipe, base, tokenizer, prepared, stream, processes, shared)
     if processes.first:
         write_json(folder / "environment.json", session.environment)
     return session, prepared, stream

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from danlu.models.saving import save_model
 from danlu.recipe import Recipe
 from danlu.recipe.training_schema import ConstantSchedule, TrainingSection
 from danlu.training import schedules
-from danlu.training.assembly import plan_model
+from danlu.training.assembly import ModelPlan, plan_model
 from danlu.training.backends import make_backend, require_backend, shards
 from danlu.training.backends.replicated import MakeOptimizer
 from danlu.training.checkpoint import Checkpoint
@@ -33,11 +34,11 @@ from danlu.training.frozen import choose_frozen, first_trained_layer
 from danlu.training.loop import Course, Step, mean_loss, train
 from danlu.training.machine import prepare_machine, release_memory
 from danlu.training.memory import MemoryPlan, checkpoint_activations, plan_memory
-from danlu.training.objectives import sft
 from danlu.training.optimizers import make_optimizer
 from danlu.training.probes import expect, write_probes
 from danlu.training.processes import THIS_ALONE, Processes
 from danlu.training.regularisation import Regularisation
+from danlu.training.shared_base import SharedBase
 from danlu.training.trained import ADAPTER, MODEL, base_hash
 
 _NUM_FIRST_ROWS = 20  # of a stream: for the probes, and to choose the attention by
@@ -53,6 +54,7 @@ class Session:
         prepared: the labelled data.
         stream: the training rows, if they are streamed; then `prepared` has evaluation rows alone.
         processes: of the run, this one among them.
+        shared: the base, if it is that of several runs in turn.
 
     Raises:
         RecipeError: the recipe does not fit the model, the machine or the processes; found before any weight is loaded.
@@ -68,26 +70,26 @@ class Session:
         prepared: Prepared,
         stream: RowStream | None = None,
         processes: Processes = THIS_ALONE,
+        shared: SharedBase | None = None,
     ) -> None:
         training = recipe.training
         prepare_machine(processes.local_world_size)
         self.recipe, self.base, self.tokenizer, self.prepared = recipe, base, tokenizer, prepared
         self.processes, self.first_step = processes, 0
         device = choose_device()
-        require_dtype(recipe.model.dtype, device)
-        self.dtype = choose_dtype(recipe.model.dtype, device)
-        require_backend(recipe, processes, self.dtype)
+        self.dtype, planned = plan_training(recipe, base, processes, shared.load if shared else load_base)
         self._shards = shards(training.backend)
-        planned = plan_model(recipe, base)
         self.regularisation = Regularisation(training.label_smoothing, training.neftune_noise_alpha, planned.dropout)
         first_rows, first_documents = stream.first_rows(_NUM_FIRST_ROWS) if stream else ([], [])
         self._probe_rows: list[Messages] = prepared.probe_rows() or first_rows
-        self.base_sha256 = base_hash(base)
+        self.base_sha256 = shared.sha256(base) if shared else base_hash(base)
         self.model = planned.load(self.dtype)
         self.environment = describe_environment(self.dtype)
         self.held = prepared.store(EVALUATION)
         train_store = prepared.store(TRAIN)
-        self.engine = choose_engine(self.model, first_documents or train_store)
+        engine = choose_engine(self.model, first_documents or train_store)
+        # Chunks of logits read the head's weights outside of the model's forward pass, where shards are not gathered.
+        self.engine = replace(engine, objective=engine.plain) if self._shards else engine
         self._dropout_off = planned.dropout.put_in(self.model)
         release_memory()  # of the proof, which computed by the model's own code
         prepare_machine(processes.local_world_size)
@@ -98,8 +100,7 @@ class Session:
             MemoryPlan(training.micro_batch_tokens, training.activation_checkpointing),
             training.max_memory,
         )
-        # Chunks of logits read the head's weights outside of the model's forward pass, where shards are not gathered.
-        self.objective = sft if self._shards else self.engine.objective
+        self.objective = self.engine.objective
         # What is kept for one document would hold traces of others where these can't lie side by side; and streamed
         # documents are too many to keep anything for each. Noise and dropout are other ones in each epoch.
         self.frozen = (
@@ -207,14 +208,19 @@ class Session:
             model.load_state_dict(whole, strict=False)  # what is not there was frozen
         save_model(model, self.tokenizer, folder / MODEL, stop_ids(self.tokenizer, generation_defaults(self.base)))
 
-    def write_probes(self, folder: Path) -> None:
-        """Answers the probe questions in the run's dtype and in float32, and writes everything down."""
+    def take_apart(self) -> None:
+        """Leaves the model as PEFT and Transformers compute it, and nothing beside it; once more does nothing."""
         self._dropout_off()
         self.engine.off()
         checkpoint_activations(self.model, 0.0)
         self.frozen = None
-        del self.backend, self.feed  # the optimizer's moments and the kept states
+        for kept in ("backend", "feed"):  # the optimizer's moments and the kept states
+            vars(self).pop(kept, None)
         release_memory()
+
+    def write_probes(self, folder: Path) -> None:
+        """Answers the probe questions in the run's dtype and in float32, and writes everything down."""
+        self.take_apart()
         if self._shards:
             self.model = self._load_saved(folder)
         questions = [messages[:-1] for messages in self._probe_rows]
@@ -234,6 +240,25 @@ class Session:
             return load_base(folder / MODEL, self.dtype)
         base = load_base(self.base, self.dtype, quantization=self.recipe.model.quantization)
         return load_adapter(base, folder / ADAPTER)
+
+
+def plan_training(
+    recipe: Recipe, base: Path, processes: Processes, load: Callable[..., Any] = load_base
+) -> tuple[torch.dtype, ModelPlan]:
+    """Checks that this machine and these processes can train the model as the recipe says, before a weight is loaded.
+
+    Returns:
+        What is computed in, and the model's plan.
+
+    Raises:
+        RecipeError: the recipe does not fit the model, the machine or the processes.
+        ModelError: as `plan_model`.
+    """
+    device = choose_device()
+    require_dtype(recipe.model.dtype, device)
+    dtype = choose_dtype(recipe.model.dtype, device)
+    require_backend(recipe, processes, dtype)
+    return dtype, plan_model(recipe, base, load)
 
 
 def _optimizer_of(training: TrainingSection) -> MakeOptimizer:

@@ -211,7 +211,7 @@ def test_whatever_a_template_throws_is_the_rows_fault_alone(tokenizer: Any, trap
     assert isinstance(found[2], Labelled)
 
 
-@pytest.mark.parametrize("trap", ["{{ nothing.at.all }}", "{{ raise_exception('never') }}", "{{ ''.__class__ }}"])
+@pytest.mark.parametrize("trap", ["{{ nothing.at.all }}", "{{ raise_exception('never') }}", "{{ ''.__class__.mro() }}"])
 def test_a_template_that_throws_at_every_row_makes_every_row_a_fault(tokenizer: Any, trap: str) -> None:
     rows = [Record(talk("q", "a")), Record(talk("q", "b"))]
     found = label_records(with_template(tokenizer, trap + str(tokenizer.chat_template)), rows, ANY_LENGTH, "drop")

@@ -237,15 +237,17 @@ def test_dates_that_python_has_none_for_become_text_and_never_stop_a_file(tmp_pa
             "at": pa.array([1, None], pa.timestamp("ns")),
             "far": pa.array([2**62, 0], pa.timestamp("s")),
             "day": pa.array([2**30, 0], pa.date32()),
+            "took": pa.array([61_500_000_000, 0], pa.duration("ns")),
         }
     )
     with pa.OSFile(str(tmp_path / "rows.arrow"), "wb") as target, pa.ipc.new_file(target, table.schema) as writer:
         writer.write_table(table)
     first, second = values(tmp_path / "rows.arrow")
-    assert first["at"] == "1970-01-01 00:00:00.000000001"
+    assert first["at"] == "1970-01-01T00:00:00.000000001"
     assert str(2**62) in first["far"]
     assert str(2**30) in first["day"]
-    assert second == {"at": None, "far": "1970-01-01T00:00:00", "day": "1970-01-01"}
+    assert first["took"] == "0:01:01.500000"
+    assert second == {"at": None, "far": "1970-01-01T00:00:00", "day": "1970-01-01", "took": "0:00:00"}
 
 
 def test_a_cell_that_can_not_be_had_makes_a_bad_row(tmp_path):

@@ -310,7 +310,7 @@ def test_a_large_set_is_judged_once_a_thousand_rows_were_read(make: Any, tmp_pat
 @pytest.mark.parametrize("counted", [True, False])
 def test_files_without_a_good_row_are_refused_and_not_read_for_ever(make: Any, tmp_path: Path, counted: bool) -> None:
     path = write(tmp_path / "bad.jsonl", [{"question": "q", "answer": ""}] * 20)
-    with pytest.raises(DataError, match="all of them"):
+    with pytest.raises(DataError, match="none is left to train on"):
         make(files=[path]).take(1, counted)
 
 

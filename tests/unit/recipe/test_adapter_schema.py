@@ -42,14 +42,16 @@ def test_a_start_from_the_weights_goes_without_dora_and_quantisation(tmp_path, s
     adapter = f"{{type: lora, init_lora_weights: {start}, use_dora: true}}"
     assert f"{start} with use_dora" in fault_of(tmp_path, adapter).what
     fault = fault_of(tmp_path, f"{{type: lora, init_lora_weights: {start}}}", quantization="{type: nf4}")
-    assert "needs model.quantization=null" in fault.what
+    assert fault.what == f'`adapter.init_lora_weights` is "{start}": needs model.quantization=null'
+    assert "default" in fault.hint
     assert load(tmp_path, f"{{type: lora, init_lora_weights: {start}}}").adapter.init_lora_weights == start
 
 
 @pytest.mark.parametrize("kind", ["loha", "lokr"])
 def test_kinds_that_read_the_weights_go_without_quantisation(tmp_path, kind):
     fault = fault_of(tmp_path, f"{{type: {kind}}}", quantization="{type: int8}")
-    assert "needs model.quantization=null" in fault.what
+    assert fault.what == f'`adapter.type` is "{kind}": needs model.quantization=null'
+    assert "vera" in fault.hint
     load(tmp_path, "{type: vera}", quantization="{type: int8}")
 
 
@@ -62,5 +64,15 @@ def test_an_orthogonal_start_needs_even_ranks(tmp_path, ranks):
 @pytest.mark.parametrize("adapter", ["null", "{type: ia3}", "{type: vera}"])
 def test_loraplus_needs_a_lora(tmp_path, adapter):
     fault = fault_of(tmp_path, adapter, training="{loraplus_lr_ratio: 16}")
-    assert "needs adapter.type=lora" in fault.what
+    assert fault.what.startswith("`training.loraplus_lr_ratio` is 16: needs adapter.type=lora")
+    assert fault.where.endswith("recipe.yaml:4, training.loraplus_lr_ratio")
+    assert (fault.allowed, fault.hint) == ("", "leave it out, or set adapter={type: lora}")
     assert load(tmp_path, "{type: lora}", training="{loraplus_lr_ratio: 16}").training.loraplus_lr_ratio == 16
+
+
+def test_freezing_is_not_passed_over_beside_an_adapter(tmp_path):
+    fault = fault_of(tmp_path, "{type: lora}", training="{freeze: {first_layers: 1}}")
+    assert "needs adapter=null" in fault.what
+    assert "layers_to_transform" in fault.hint
+    assert load(tmp_path, "null", training="{freeze: {first_layers: 1}}").training.freeze.first_layers == 1
+    load(tmp_path, "{type: lora}", training="{freeze: {}}")

@@ -256,6 +256,19 @@ def test_bad_union_tag_is_at_its_type(recipe_file):
     assert fault.hint == "did you mean `three_phase`?"
 
 
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("training.backend=ddp", "write it as backend: {type: ddp}"),
+        ("training.schedule=constnt", "write it as schedule: {type: constant}"),
+        ("model.quantization=nf4", "write it as quantization: {type: nf4}"),
+        ("adapter=lora", "write it as adapter: {type: lora}"),
+    ],
+)
+def test_a_kind_that_is_named_alone_is_to_be_written_with_its_type(recipe_file, word, hint):
+    assert fault_of(recipe_file(), word).hint == hint
+
+
 def test_missing_union_tag_is_a_missing_key(recipe_file):
     fault = fault_of(recipe_file(old="type: three_phase, ", new=""))
     assert fault.what == "key `training.schedule.type` is missing"

@@ -147,7 +147,8 @@ def _values(batch: Any) -> list[Any]:
 
 def _cells(column: Any, name: str, bad: dict[int, BadRow]) -> list[Any]:
     """A column's cells. Dates that Python has none for (to the nanosecond, far off) become text as Arrow writes it;
-    a cell that can't be had at all goes to `bad` by its row.
+    a cell that can't be had at all goes to `bad` by its row. Arrow gives dates of pandas where that is installed; their
+    text is the same.
     """
     try:
         cells: list[Any] = column.to_pylist(maps_as_pydicts="strict")
@@ -170,7 +171,8 @@ def _cell(scalar: Any) -> Any:
 
         if not types.is_temporal(scalar.type):
             raise
-        return scalar.cast("string").as_py()
+        text = scalar.cast("string").as_py()
+        return text.replace(" ", "T", 1) if types.is_timestamp(scalar.type) else text
 
 
 def _reason(error: BaseException) -> str:
@@ -202,4 +204,6 @@ def _plain(value: Any) -> Any:
             return value
     if isinstance(value, datetime.datetime | datetime.date | datetime.time):
         return value.isoformat()
+    if isinstance(value, datetime.timedelta) and not getattr(value, "nanoseconds", 0):
+        return str(datetime.timedelta(value.days, value.seconds, value.microseconds))
     return str(value) if isinstance(value, decimal.Decimal | datetime.timedelta) else value

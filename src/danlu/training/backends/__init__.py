@@ -34,7 +34,14 @@ def require_backend(recipe: Recipe, processes: Processes, dtype: torch.dtype) ->
     chosen, faults = training.backend, []
     if count == 1 and not isinstance(chosen, AutoBackend):
         what = f"{chosen.type} shares the work of several processes, and there is one"
-        faults.append(Fault(what, _KEY, "auto for one process", "start several: danlu train RECIPE --nproc 2"))
+        faults.append(
+            Fault(
+                what,
+                _KEY,
+                "auto for one process",
+                "leave training.backend out, or start several: danlu train RECIPE --nproc 2",
+            )
+        )
     if count > training.global_batch_size:
         what = f"{count} processes for {training.global_batch_size} rows a step: some would have none"
         faults.append(
@@ -42,11 +49,16 @@ def require_backend(recipe: Recipe, processes: Processes, dtype: torch.dtype) ->
         )
     if count > 1 and recipe.data.streaming:
         what = f"streamed rows are read by one process, and there are {count}"
-        faults.append(Fault(what, "data.streaming", "false", "prepare the rows once, or start one process"))
+        hint = "set data.streaming=false: rows are then prepared once, on disk; or leave out --nproc"
+        faults.append(Fault(what, "data.streaming", "false", hint))
     if isinstance(chosen, Fsdp2Backend | DeepSpeedBackend):
         faults += _unsharded(recipe, chosen.type, dtype)
     if faults:
         raise RecipeError(*faults)
+    if isinstance(chosen, DeepSpeedBackend):
+        from danlu.training.backends.zero import require_deepspeed
+
+        require_deepspeed()
     require_optimizer(training.optimizer, isinstance(chosen, Fsdp2Backend | DeepSpeedBackend))
 
 
@@ -55,10 +67,14 @@ def _unsharded(recipe: Recipe, name: str, dtype: torch.dtype) -> list[Fault]:
     faults = []
     if dtype == torch.float16:
         what = f"{name} trains in float32 or bfloat16 here"
-        faults.append(Fault(what, "model.dtype", "float32, bfloat16, auto", "use ddp"))
+        faults.append(
+            Fault(what, "model.dtype", "float32, bfloat16, auto", f"set model.dtype=auto, or {_KEY}={{type: ddp}}")
+        )
     if recipe.model.quantization is not None:
         what = f"{name} can't keep weights of {recipe.model.quantization.type} in shards"
-        faults.append(Fault(what, _KEY, "auto, ddp", "a quantised base is small: each process can hold it whole"))
+        faults.append(
+            Fault(what, _KEY, "auto, ddp", f"set {_KEY}={{type: ddp}}: each process can hold a base this small")
+        )
     return faults
 
 

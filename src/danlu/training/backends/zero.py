@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from danlu.errors import Fault, RecipeError
+from danlu.models.quiet import quiet_deepspeed
 from danlu.recipe.training_schema import DeepSpeedBackend
 from danlu.training.backends.interface import TrainedState
 from danlu.training.backends.replicated import MakeOptimizer, set_rates, sum_over_processes
@@ -22,8 +23,7 @@ def require_deepspeed() -> Any:
     Raises:
         RecipeError: it is not installed.
     """
-    if not torch.cuda.is_available():
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    quiet_deepspeed()
     try:
         import deepspeed
     except ImportError as error:
@@ -36,6 +36,7 @@ def require_deepspeed() -> Any:
             )
         ) from error
     deepspeed.logger.setLevel("WARNING")
+    warnings.filterwarnings("ignore", "`torch.distributed.all_gather_into_tensor`", FutureWarning)  # DeepSpeed calls it
     return deepspeed
 
 
@@ -120,9 +121,8 @@ class Zero:
 
         steps = next(iter(state.moments.values()))["step"]
         inner = self.model.optimizer.optimizer
-        for group in inner.param_groups:
-            for shard in group["params"]:  # made with the first step otherwise
-                inner.state[shard] = {"step": steps.clone(), **{key: torch.zeros_like(shard) for key in _MOMENTS}}
+        for shard in self._shards():  # made with the first step otherwise
+            inner.state[shard] = {"step": steps.clone(), **{key: torch.zeros_like(shard) for key in _MOMENTS}}
         self._link_moments()
         for name, parameter in self._trained.items():
             whole = state.parameters[name].to(self._device)
@@ -132,8 +132,16 @@ class Zero:
             with GatheredParameters(parameter, modifier_rank=0, enabled=self._stage == 3), torch.no_grad():
                 parameter.copy_(whole)  # what the forward pass reads, until the first step writes it anew
 
+    def _shards(self) -> list[torch.Tensor]:
+        """This process's part of what the optimizer updates; stage 3 shows it to the optimizer in a step alone."""
+        zero = self.model.optimizer
+        flat: list[torch.Tensor] = (
+            zero.single_partition_of_fp32_groups if self._stage == 2 else zero.fp32_partitioned_groups_flat
+        )
+        return flat
+
     def _link_moments(self) -> None:
-        """Lets stage 2 find each parameter's moments; its own link, made after the first group's step, has no others."""
+        """Lets stage 2 find the moments in all groups; its own link is made after the first group's step."""
         if self._stage == 2:
             self.model.optimizer._hp_optimizer_states_linked = False
             self.model.optimizer._lazy_init_hp_params_optimizer_state()
