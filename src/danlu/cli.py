@@ -6,7 +6,6 @@ Click was chosen by measurement: `danlu --help` takes a third of the time that t
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
