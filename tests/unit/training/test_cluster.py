@@ -50,3 +50,8 @@ def test_a_run_may_go_on_under_another_launcher(tmp_path: Path) -> None:
     (folder / "checkpoints").mkdir(parents=True)
     (folder / "recipe.resolved.yaml").write_text(loaded.path.read_text())
     assert require_resumable(recipe(tmp_path, RAY), folder)
+
+
+def test_several_adapters_are_not_for_ray(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"needs run.launcher=\{type: local\}"):
+        recipe(tmp_path, RAY, "adapters={small: {adapter.rank: 4}}")
