@@ -118,7 +118,7 @@ def assert_one_message(what: str, stderr: str) -> None:
 
 
 def test_what_is_wrong_is_one_message_and_is_not_tried_again(recipe: Path, tmp_path: Path) -> None:
-    result = train(recipe, tmp_path / "run", TWO, "adapter.target_modules=[nowhere]", check=False)
+    result = train(recipe, tmp_path / "run", TWO, "data.evaluation={rows: 400}", check=False)
     assert result["status"] == 2
-    assert_one_message("`adapter.target_modules`", result["stderr"])
+    assert_one_message("400 of 40 rows can't be held out", result["stderr"])
     assert not (tmp_path / "run").exists()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -15,10 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from danlu import errors
 from danlu.errors import Fault, InputError, RecipeError, Stopped, WorkError
 from danlu.recipe import LoadedRecipe
 from danlu.recipe.run_schema import RayLauncher
-from danlu.runs import MANIFEST, read_manifest
+from danlu.runs import MANIFEST, read_manifest, write_json
 from danlu.training.processes import LONGEST_WAIT, THIS_ALONE, processes_of_environment
 from danlu.training.resuming import open_run
 
@@ -44,11 +46,13 @@ class Task:
     Attributes:
         loaded: the checked recipe.
         folder: that its relative paths begin in.
+        wrong: the file that says what is wrong with the input, once a worker has found it.
         quiet: no progress on stderr.
     """
 
     loaded: LoadedRecipe
     folder: Path
+    wrong: Path
     quiet: bool
 
 
@@ -62,12 +66,15 @@ def train_on_ray(loaded: LoadedRecipe, launcher: RayLauncher, quiet: bool, resum
         WorkError: workers were lost or failed more often than the recipe allows, or Ray can't be reached.
     """
     _require_ray()
-    folder = loaded.run_folder
+    folder = loaded.run_folder.absolute()
     open_run(loaded, folder, THIS_ALONE, resume)
+    rays_own = folder.parent / f".{folder.name}.ray"
+    shutil.rmtree(rays_own, ignore_errors=True)
     try:
         with _connected(launcher):
-            _fit(launcher, Task(loaded, Path.cwd(), quiet), folder.absolute())
+            _fit(launcher, Task(loaded, Path.cwd(), rays_own / "wrong.json", quiet), folder)
     finally:
+        shutil.rmtree(rays_own, ignore_errors=True)
         with contextlib.suppress(OSError):
             folder.rmdir()  # if it is empty
     result: dict[str, Any] = read_manifest(folder, "run")["result"]
@@ -85,7 +92,7 @@ def _require_ray() -> None:
 @contextlib.contextmanager
 def _connected(launcher: RayLauncher) -> Iterator[None]:
     """A cluster's Ray, or one of our own that sees nothing but this machine and ends with the run."""
-    address = launcher.address or os.environ.get("RAY_ADDRESS")
+    address = _address(launcher)
     for name, value in {**_SETTINGS, **(_CLUSTER_SETTINGS if address else _OWN_SETTINGS)}.items():
         os.environ.setdefault(name, value)
     import ray
@@ -108,11 +115,15 @@ def _connected(launcher: RayLauncher) -> Iterator[None]:
         ray.shutdown()
 
 
+def _address(launcher: RayLauncher) -> str | None:
+    return launcher.address or os.environ.get("RAY_ADDRESS")
+
+
 def _cpus(launcher: RayLauncher) -> int:
     """Cores of each worker."""
     if launcher.cpus_per_worker is not None:
         return launcher.cpus_per_worker
-    if launcher.address or os.environ.get("RAY_ADDRESS"):
+    if _address(launcher):
         return 1
     from danlu.training.machine import usable_cores
 
@@ -125,7 +136,6 @@ def _fit(launcher: RayLauncher, task: Task, folder: Path) -> None:
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.train.v2.api.config import LoggingConfig
 
-    name = f".{folder.name}.ray"
     trainer = TorchTrainer(
         _work,
         train_loop_config={"task": task},
@@ -136,7 +146,7 @@ def _fit(launcher: RayLauncher, task: Task, folder: Path) -> None:
             resources_per_worker={"CPU": _cpus(launcher), **({"GPU": 1} if launcher.use_gpu else {})},
         ),
         run_config=RunConfig(
-            name=name,
+            name=task.wrong.parent.name,
             storage_path=str(folder.parent),
             failure_config=FailureConfig(max_failures=launcher.max_failures),
             logging_config=LoggingConfig(log_level="CRITICAL"),
@@ -144,15 +154,20 @@ def _fit(launcher: RayLauncher, task: Task, folder: Path) -> None:
     )
     go_on = f"go on from the newest checkpoint: danlu train {task.loaded.path} --resume (with the same overrides)"
     try:
-        wrong = trainer.fit().return_value
+        trainer.fit()
     except TrainingFailedError as error:
+        _require_right(task.wrong)
         raise WorkError(_failure(error, launcher, folder, go_on)) from error
     except SystemExit as error:  # so Ray ends a program that is interrupted or terminated
         raise Stopped(Fault("stopped", str(folder), hint=go_on)) from error
-    finally:
-        shutil.rmtree(folder.parent / name, ignore_errors=True)
-    if wrong:
-        raise wrong[0](*wrong[1])
+    _require_right(task.wrong)
+
+
+def _require_right(wrong: Path) -> None:
+    """Raises what a worker found wrong with the input."""
+    if wrong.is_file():
+        found = json.loads(wrong.read_text(encoding="utf-8"))
+        raise getattr(errors, found["error"])(*(Fault(**fault) for fault in found["faults"]))
 
 
 def _failure(error: Any, launcher: RayLauncher, folder: Path, go_on: str) -> Fault:
@@ -163,16 +178,15 @@ def _failure(error: Any, launcher: RayLauncher, folder: Path, go_on: str) -> Fau
     return Fault(f"{what}: {lines[-1].strip() if lines else type(error).__name__}", str(folder), hint=go_on)
 
 
-def _work(config: dict[str, Task]) -> tuple[type[InputError | Stopped], tuple[Fault, ...]] | None:
-    """One worker's part; what is wrong with the input is given back, so that it is not tried again."""
+def _work(config: dict[str, Task]) -> None:
+    """One worker's part; what is wrong with the input is noted, so that it is not tried again."""
     from danlu.training.run import train_here
 
     task = config["task"]
     os.chdir(task.folder)
-    if (task.loaded.run_folder / MANIFEST).is_file():
-        return None  # all was done when a worker was lost
+    if task.wrong.is_file() or (task.loaded.run_folder / MANIFEST).is_file():
+        return  # all was found or done when a worker was lost
     try:
         train_here(task.loaded, task.quiet, resume=True)
-    except (InputError, Stopped) as error:
-        return type(error), error.faults
-    return None
+    except InputError as error:
+        write_json(task.wrong, error.to_json())

@@ -81,6 +81,7 @@ class Heartbeat:
                     elif now not in (last, _LEFT):
                         heard[other] = (now, time.monotonic())
                     elif now != _LEFT and silent > _LONGEST_SILENCE_SECONDS:
+                        self._others.remove(other)  # it hears no farewell
                         self._end(f"error: process {other} has been silent for {silent:.0f} s{_GO_ON}")
             except RuntimeError as error:
                 reason = (str(error).splitlines() or [""])[0]
