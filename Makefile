@@ -12,10 +12,11 @@ quickstart: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-# DeepSpeed is built against the torch that is there. Without it, the tests that need it are skipped.
+# DeepSpeed is built against the torch that is there. Without it, or Ray, the tests that need them are skipped.
 backends: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel ninja
 	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation deepspeed
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt 'ray[train]'
 
 check: $(READY)
 	$(BIN)/ruff format --check src tests benchmarks

@@ -6,7 +6,6 @@ Click was chosen by measurement: `danlu --help` takes a third of the time that t
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -218,10 +217,11 @@ def chat(run: str, max_new_tokens: int, temperature: float, seed: int, as_json: 
 
 
 def _fail(error: DanluError, as_json: bool) -> int:
-    if os.environ.get("RANK", "0") != "0":
-        return error.exit_status  # the first of several processes speaks for all
     from danlu.pages.unseen import show_unseen
+    from danlu.training.processes import processes_of_environment
 
+    if not processes_of_environment().first_of_machine:
+        return error.exit_status
     click.echo(show_unseen(str(error)), err=True)  # what a row or a file's name holds must not rule the terminal
     if as_json:
         click.echo(_json(error.to_json()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import os
 import signal
 import socket
@@ -11,14 +10,12 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from sequence_models import write_model
+from small_runs import TRAIN, assert_same, numbers_of, train, write_recipe
 
-TRAIN = [sys.executable, "-m", "danlu", "train"]
 BACKENDS = {
     "ddp": "{type: ddp}",
     "fsdp2": "{type: fsdp2}",
@@ -33,41 +30,7 @@ WHAT = {"lora": ["adapter={type: lora, rank: 4}"], "full": ["adapter=null", "tra
 
 @pytest.fixture(scope="module")
 def recipe(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("processes")
-    rows = [{"question": f"What is {n} and {n % 7}?", "answer": f"It is {n + n % 7}." * (1 + n % 5)} for n in range(40)]
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    recipe = {
-        "model": {"name": str(tiny_base), "dtype": "float32"},
-        "data": {"train": [str(folder / "rows.jsonl")], "evaluation": {"rows": 8}, "max_sequence_tokens": 128},
-        "adapter": {"type": "lora"},
-        "training": {
-            "learning_rate": 5e-3,
-            "max_steps": 6,
-            "global_batch_size": 8,
-            "micro_batch_tokens": 96,
-            "evaluate_every_steps": 2,
-        },
-        "evaluation": {"max_new_tokens": 4},
-    }
-    path = folder / "recipe.yaml"
-    path.write_text(json.dumps(recipe))
-    return path
-
-
-def train(recipe: Path, folder: Path, *words: str, check: bool = True) -> dict[str, Any]:
-    done = subprocess.run(
-        [*TRAIN, str(recipe), f"run.folder={folder}", *words, "--json"], capture_output=True, text=True, timeout=300
-    )
-    assert not check or done.returncode == 0, done.stderr
-    return {"status": done.returncode, "stderr": done.stderr, **json.loads(done.stdout.splitlines()[-1])}
-
-
-def numbers_of(folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    losses = [line[key] for line in lines for key in ("loss", "gradient_norm", "evaluation_loss") if key in line]
-    weights = next(path for path in (folder / "adapter", folder / "model") if path.is_dir())
-    (file,) = weights.glob("*.safetensors")
-    return losses, load_file(file)
+    return write_recipe(tmp_path_factory.mktemp("processes"), tiny_base)
 
 
 @pytest.fixture(scope="module")
@@ -87,15 +50,6 @@ def pairs(*named: str) -> pytest.MarkDecorator:
         ("backend", "what"),
         [pytest.param(*name.split(), marks=skip if "zero" in name else (), id=name) for name in named],
     )
-
-
-def assert_same(found: Path, expected: Path) -> None:
-    (losses, weights), (wanted_losses, wanted) = numbers_of(found), numbers_of(expected)
-    assert losses == pytest.approx(wanted_losses, rel=2e-4)
-    assert weights.keys() == wanted.keys()
-    for name, tensor in wanted.items():
-        # Adam divides by the gradient's size: what is rounding in a small gradient is more of a step of 5e-3.
-        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
 
 
 @pairs("ddp full", "fsdp2 lora", "fsdp2 full", "zero2 lora", "zero3 lora", "zero3 full", "zero3-offload full")
@@ -205,7 +159,7 @@ with joined() as processes:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", script],
-            env={**os.environ, **shared, "RANK": str(rank)},
+            env={**os.environ, **shared, "RANK": str(rank), "LOCAL_RANK": str(rank)},
             stderr=subprocess.PIPE,
             text=True,
         )

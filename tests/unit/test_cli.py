@@ -163,3 +163,13 @@ def test_streaming_with_what_must_see_all_rows_is_refused_at_the_check(danlu):
     done = danlu("recipe", "check", "recipe.yaml", *words)
     assert_input_error(done, "near_duplicates", "data.balance")
     assert_input_error(danlu("recipe", "check", "recipe.yaml", words[0]), "training.max_steps")
+
+
+@pytest.mark.parametrize(("rank", "local_rank", "speaks"), [("0", "0", True), ("1", "1", False), ("2", "0", True)])
+def test_the_first_process_of_each_machine_speaks(monkeypatch, capsys, rank, local_rank, speaks):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "nowhere.yaml"])
+    assert ended.value.code == 2
+    assert ("error: " in capsys.readouterr().err) == speaks

@@ -11,6 +11,7 @@ from danlu.recipe.adapter_schema import AdapterSection, Ia3Section, LohaSection,
 from danlu.recipe.base import Pattern, Section, unfit
 from danlu.recipe.data_schema import DataSection
 from danlu.recipe.model_schema import ModelSection
+from danlu.recipe.run_schema import LocalLauncher, RunSection
 from danlu.recipe.training_schema import FreezeSection, TrainingSection
 
 
@@ -87,13 +88,6 @@ class ExportSection(Section):
     )
 
 
-class RunSection(Section):
-    """Where a run is kept and what makes it repeatable."""
-
-    folder: str | None = Field(None, min_length=1, description="Run folder; null: runs/<name of the recipe file>.")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of the split, the order and the adapter.")
-
-
 AdapterName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 
 
@@ -154,3 +148,10 @@ class Recipe(Section):
             what = "needs adapter=null: beside an adapter, all of the base is frozen"
             raise unfit(what, "leave it out; adapter.layers_to_transform chooses the layers of an adapter", "freeze")
         return training
+
+    @field_validator("adapters")
+    @classmethod
+    def _are_trained_here(cls, adapters: dict[str, Any] | None, info: ValidationInfo) -> dict[str, Any] | None:
+        if adapters and "run" in info.data and not isinstance(info.data["run"].launcher, LocalLauncher):
+            raise unfit("needs run.launcher={type: local}", "set that, or train one adapter after the other")
+        return adapters

@@ -12,7 +12,7 @@ from datetime import timedelta
 from danlu.errors import DanluError, Fault, WorkError
 from danlu.training.heartbeat import start_heartbeat
 
-_LONGEST_WAIT = timedelta(hours=24)  # the others may prepare data meanwhile
+LONGEST_WAIT = timedelta(hours=24)  # the others may prepare data meanwhile
 _LOST = re.compile(r"gloo|NCCL|[Cc]onnection|Broken pipe|store")
 
 
@@ -34,8 +34,13 @@ class Processes:
 
     @property
     def first(self) -> bool:
-        """Whether this is the one that writes the run folder and speaks."""
+        """Whether this is the one that writes the run folder and tells how it goes."""
         return self.rank == 0
+
+    @property
+    def first_of_machine(self) -> bool:
+        """Whether this is the one that tells what went wrong, for all on its machine."""
+        return self.local_rank == 0
 
     def wait(self) -> None:
         """Waits for all others to come here too."""
@@ -66,7 +71,7 @@ def first_before_others(processes: Processes) -> Iterator[None]:
 
 @contextlib.contextmanager
 def joined() -> Iterator[Processes]:
-    """Joins the run's process group if there are others, and leaves it at the end.
+    """Joins the run's process group if there are others and it is not joined yet, and leaves it at the end.
 
     Raises:
         WorkError: an exchange with another process failed: it ended, or can't be reached.
@@ -77,10 +82,11 @@ def joined() -> Iterator[Processes]:
         return
     import torch
 
-    if torch.cuda.is_available():
-        torch.cuda.set_device(processes.local_rank)
-    torch.distributed.init_process_group(timeout=_LONGEST_WAIT)
-    heartbeat = start_heartbeat(processes.rank, processes.world_size)
+    if not torch.distributed.is_initialized():  # Ray joins its workers before it calls them
+        if torch.cuda.is_available():
+            torch.cuda.set_device(processes.local_rank)
+        torch.distributed.init_process_group(timeout=LONGEST_WAIT)
+    heartbeat = start_heartbeat(processes.rank, processes.world_size, processes.first_of_machine)
     failure: DanluError | None = None
     try:
         yield processes

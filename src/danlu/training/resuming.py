@@ -1,21 +1,47 @@
-"""Whether a run folder can be gone on with, by the same recipe."""
+"""The folder of a run: made anew, or gone on with by the same recipe."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 from danlu.errors import Fault, FolderError, RecipeError
 from danlu.recipe import LoadedRecipe, load_recipe
-from danlu.runs import MANIFEST
+from danlu.runs import MANIFEST, create_folder
+from danlu.training.processes import Processes
 
 CHECKPOINTS, RESOLVED = "checkpoints", "recipe.resolved.yaml"
 # What may differ when a run goes on: how a step is computed and kept, and what comes after training.
 _FREE = {
-    *("run.folder", "evaluation", "export", "training.backend", "training.checkpoints", "training.max_memory"),
+    *(
+        "run.folder",
+        "run.launcher",
+        "evaluation",
+        "export",
+        "training.backend",
+        "training.checkpoints",
+        "training.max_memory",
+    ),
     *("training.micro_batch_tokens", "training.activation_checkpointing", "data.num_workers"),
 }
+
+
+def open_run(loaded: LoadedRecipe, folder: Path, processes: Processes, resume: bool) -> bool:
+    """Makes the run folder, in the first process alone; or gives whether the run in it is to go on.
+
+    Raises:
+        FolderError: the folder holds something that can't be gone on with.
+        RecipeError: the run was begun by another recipe.
+    """
+    goes_on = resume and require_resumable(loaded, folder)
+    processes.wait()  # all have looked before one changes anything
+    if processes.first and not goes_on:
+        if resume:
+            shutil.rmtree(folder, ignore_errors=True)  # it has nothing to go on from
+        create_folder(folder, "run folder", "run.folder=NAME")
+    return goes_on
 
 
 def require_resumable(loaded: LoadedRecipe, folder: Path) -> bool:

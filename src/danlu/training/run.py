@@ -17,13 +17,14 @@ from danlu.errors import DataError, Fault, RecipeError, Stopped
 from danlu.models.source import find_model
 from danlu.models.tokenizer import load_tokenizer
 from danlu.recipe import LoadedRecipe, dump_recipe
+from danlu.recipe.run_schema import LocalLauncher
 from danlu.recipe.training_schema import TrainingSection
-from danlu.runs import create_folder, require_disk, write_json, write_manifest, write_text
+from danlu.runs import require_disk, write_json, write_manifest, write_text
 from danlu.tracking.memory import peak_memory_bytes
 from danlu.tracking.metrics import MetricsFile, cut_metrics, read_metrics
 from danlu.tracking.progress import progress, say
 from danlu.training.processes import Processes, first_before_others, joined
-from danlu.training.resuming import CHECKPOINTS, require_resumable
+from danlu.training.resuming import CHECKPOINTS, open_run
 from danlu.training.stopping import StopRequest, stop_on_signals
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 
 def run_training(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False) -> dict[str, Any]:
-    """Trains as the recipe says; in a process group if this is one of several processes.
+    """Trains as the recipe says, in the processes that its launcher starts.
 
     Args:
         loaded: a checked recipe.
@@ -52,6 +53,16 @@ def run_training(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False
     if loaded.adapters:
         what, hint = "this recipe has several adapters, and this is for one", "danlu train RECIPE trains them all"
         raise RecipeError(Fault(what, "adapters", "null", hint))
+    launcher = loaded.recipe.run.launcher
+    if isinstance(launcher, LocalLauncher):
+        return train_here(loaded, quiet, resume)
+    from danlu.training.cluster import train_on_ray
+
+    return train_on_ray(loaded, launcher, quiet, resume)
+
+
+def train_here(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False) -> dict[str, Any]:
+    """As `run_training`, in this process; in a process group if it is one of several."""
     with joined() as processes:
         return train_one(loaded, processes, None, quiet, resume)
 
@@ -64,7 +75,7 @@ def train_one(
     quiet = quiet or not processes.first
     folder = loaded.run_folder
     with ExitStack() as opened:
-        goes_on = _open_folder(loaded, folder, processes, resume)
+        goes_on = open_run(loaded, folder, processes, resume)
         try:
             session, prepared, stream = _set_up(loaded, folder, opened, processes, shared)
             if goes_on:
@@ -88,16 +99,6 @@ def train_one(
             session.take_apart()
             shared.give_back(session.model)
         return result if processes.first else {}
-
-
-def _open_folder(loaded: LoadedRecipe, folder: Path, processes: Processes, resume: bool) -> bool:
-    """Makes the run folder; or gives whether the run in it is to go on."""
-    goes_on = resume and require_resumable(loaded, folder)
-    if processes.first and not goes_on:
-        if resume:
-            shutil.rmtree(folder, ignore_errors=True)  # it has nothing to go on from
-        create_folder(folder, "run folder", "run.folder=NAME")
-    return goes_on
 
 
 def _close_folder(session: Any, folder: Path, result: dict[str, Any], started: float) -> dict[str, Any]:

@@ -1,0 +1,65 @@
+"""Runs of a few steps through the command line, and what is compared of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+TRAIN = [sys.executable, "-m", "danlu", "train"]
+
+
+def write_recipe(folder: Path, base: Path) -> Path:
+    """A recipe of six steps of LoRA on forty short rows."""
+    rows = [{"question": f"What is {n} and {n % 7}?", "answer": f"It is {n + n % 7}." * (1 + n % 5)} for n in range(40)]
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    recipe = {
+        "model": {"name": str(base), "dtype": "float32"},
+        "data": {"train": [str(folder / "rows.jsonl")], "evaluation": {"rows": 8}, "max_sequence_tokens": 128},
+        "adapter": {"type": "lora"},
+        "training": {
+            "learning_rate": 5e-3,
+            "max_steps": 6,
+            "global_batch_size": 8,
+            "micro_batch_tokens": 96,
+            "evaluate_every_steps": 2,
+        },
+        "evaluation": {"max_new_tokens": 4},
+    }
+    path = folder / "recipe.yaml"
+    path.write_text(json.dumps(recipe))
+    return path
+
+
+def train(recipe: Path, folder: Path, *words: str, check: bool = True) -> dict[str, Any]:
+    """The JSON of `danlu train`, with its `status` and `stderr`."""
+    done = subprocess.run(
+        [*TRAIN, str(recipe), f"run.folder={folder}", *words, "--json"], capture_output=True, text=True, timeout=300
+    )
+    assert not check or done.returncode == 0, done.stderr
+    return {"status": done.returncode, "stderr": done.stderr, **json.loads(done.stdout.splitlines()[-1])}
+
+
+def numbers_of(folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Losses and norms of every step, and the weights that were saved."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [line[key] for line in lines for key in ("loss", "gradient_norm", "evaluation_loss") if key in line]
+    weights = next(path for path in (folder / "adapter", folder / "model") if path.is_dir())
+    (file,) = weights.glob("*.safetensors")
+    return losses, load_file(file)
+
+
+def assert_same(found: Path, expected: Path) -> None:
+    """Two runs came to the same, but for the order in which numbers were summed."""
+    (losses, weights), (wanted_losses, wanted) = numbers_of(found), numbers_of(expected)
+    assert losses == pytest.approx(wanted_losses, rel=2e-4)
+    assert weights.keys() == wanted.keys()
+    for name, tensor in wanted.items():
+        # Adam divides by the gradient's size: what is rounding in a small gradient is more of a step of 5e-3.
+        torch.testing.assert_close(weights[name], tensor, rtol=1e-3, atol=2e-4, msg=lambda m, n=name: f"{n}: {m}")
