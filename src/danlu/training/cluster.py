@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import shutil
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +176,8 @@ def _failure(error: Any, launcher: RayLauncher, folder: Path, go_on: str) -> Fau
     said = [str(one) for _, one in sorted(getattr(error, "worker_failures", {}).items())] or [str(error)]
     lines = [line for line in said[0].splitlines() if line.strip()]
     what = f"workers failed, after {launcher.max_failures} new starts" if launcher.max_failures else "workers failed"
-    return Fault(f"{what}: {lines[-1].strip() if lines else type(error).__name__}", str(folder), hint=go_on)
+    said_last = textwrap.shorten(lines[-1], 160, placeholder=" ...") if lines else type(error).__name__
+    return Fault(f"{what}: {said_last}", str(folder), hint=go_on)
 
 
 def _work(config: dict[str, Task]) -> None:
