@@ -357,6 +357,7 @@ class _Preparing:
     def _facts(self, aside: Path, folder: Path, splits: dict[str, dict[str, int]], tokens: dict[str, int]) -> DataFacts:
         ledger = self._ledger
         lengths = np.concatenate([*(Store(aside, name).lengths() for name in splits), self._streamed_lengths])
+        sources = {source.shown: source for source in self._inputs.files()}  # one may be named twice
         return DataFacts(
             recipe=str(self._recipe_path),
             rows=ledger.rows(),
@@ -373,7 +374,7 @@ class _Preparing:
                     "bytes": _num_bytes(source),
                     "note": source.note,
                 }
-                for source in self._inputs.files()
+                for source in sources.values()
             ],
             splits=splits,
             formats=dict(ledger.formats),

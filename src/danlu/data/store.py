@@ -16,6 +16,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from danlu.data.template import Document
+from danlu.errors import Fault, FolderError
 
 Int32 = npt.NDArray[np.int32]
 Int64 = npt.NDArray[np.int64]
@@ -149,4 +150,8 @@ def _list_at(column: Any, row: int) -> Int32:
 
 
 def _open(path: Path) -> Any:
-    return pa.ipc.open_file(pa.memory_map(str(path)))
+    try:
+        return pa.ipc.open_file(pa.memory_map(str(path)))
+    except pa.ArrowInvalid as error:
+        what, hint = "the prepared data is damaged: this is no whole Arrow file", "remove the folder: it is made anew"
+        raise FolderError(Fault(what, str(path), hint=hint)) from error

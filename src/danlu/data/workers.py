@@ -10,6 +10,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -113,8 +114,17 @@ def _no_main_module() -> Iterator[None]:
 def _begin() -> None:
     """A process begins: the parent answers Ctrl-C; a process for each core needs no threads in the tokenizer."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     gc.set_threshold(50_000, 50, 100)  # rows are many small objects without cycles
+
+
+def _end_with_parent() -> None:
+    """Ends this process with its parent: one that is killed tells nobody, and the pool would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _work(packed: bytes, chunk: Any) -> Any:

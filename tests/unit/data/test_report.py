@@ -119,6 +119,11 @@ def test_changes_are_marked(tmp_path):
     assert "金额<del>５００</del><ins>500</ins>元" in page
 
 
+def test_a_reason_that_is_its_step_s_name_is_said_once(tmp_path):
+    page = page_of(facts(reasons=[reason("dropped", "some_step", 150)]), tmp_path)
+    assert '<span class="soft">some_step</span>' not in page
+
+
 def test_a_dropped_row_stands_beside_the_one_it_resembles(tmp_path):
     page = page_of(facts(reasons=[reason("dropped", "x", 150, before="one two three", after="one 2 three")]), tmp_path)
     assert "one <del>two</del> three" in page

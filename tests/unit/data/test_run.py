@@ -141,6 +141,14 @@ def test_the_same_inputs_are_prepared_once(make: Any, monkeypatch: pytest.Monkey
         make({"max_sequence_tokens": 300})
 
 
+def test_a_file_that_is_named_twice_is_read_twice_and_adds_up(make: Any, tmp_path: Path) -> None:
+    path = str(write_jsonl(tmp_path / "twice.jsonl", some_rows(5)))
+    prepared = make({"train": [path, path]})
+    assert prepared.about["rows"] | {"read": 10, "kept": 10} == prepared.about["rows"]
+    assert "do not add up" not in prepared.describe()
+    assert (prepared.folder / "report.html").read_text(encoding="utf-8").count("twice.jsonl") == 1
+
+
 def test_another_file_another_key_another_folder(make: Any) -> None:
     folders = {make({}, some_rows(5)).folder, make({}, some_rows(6)).folder, make({"too_long": "cut_answer"}).folder}
     assert len(folders) == 3

@@ -127,6 +127,13 @@ def test_a_table_without_rows_is_refused(file):
     assert fault_of(file("a,b\n\n", "rows.csv")).what == "the table has a header but no rows"
 
 
+def test_lines_of_old_macs_are_named_for_what_they_are(file):
+    assert "old Macs ended lines so" in fault_of(file("question,answer\rq,a\rr,b\r", "rows.csv")).what
+    good, bad, last = values(file("question,answer\nq,a\nr\rs,b\nt,c\n", "mixed.csv"))
+    assert (good, last) == ({"question": "q", "answer": "a"}, {"question": "t", "answer": "c"})
+    assert bad.reason.startswith("a carriage return stands alone")
+
+
 def test_a_million_columns_are_refused(file):
     path = file(",".join(map(str, range(1_000_000))) + "\n1,2\n", "rows.csv")
     assert fault_of(path).what == "the header has 1000000 columns, more than 10000"

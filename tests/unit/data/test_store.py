@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from danlu.data.prepared import read_conversations
 from danlu.data.store import DOCUMENTS, Store, StoreWriter, to_batch, write_order
 from danlu.data.template import Document
+from danlu.errors import FolderError
 
 TEN = tuple(range(100, 110))
 SOME = [
@@ -102,3 +103,13 @@ def test_conversations_with_line_separators_are_read_back(tmp_path):
     path.write_text("".join(lines), encoding="utf-8")
     assert read_conversations(path) == messages
     assert read_conversations(tmp_path / "none.jsonl") == []
+
+
+@pytest.mark.parametrize("name", [DOCUMENTS, "train.arrow"])
+def test_a_store_that_was_damaged_is_said_to_be(make_store, tmp_path, name):
+    make_store(SOME)
+    path = next(tmp_path.rglob(name))
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(FolderError, match="damaged") as caught:
+        Store(path.parent, "train")
+    assert caught.value.faults[0].where == str(path)

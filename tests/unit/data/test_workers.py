@@ -1,6 +1,11 @@
 import os
+import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
+import psutil
 import pytest
 
 from danlu.data.workers import Workers
@@ -59,3 +64,38 @@ def test_a_process_that_dies_ends_in_a_message():
 def test_a_fault_in_a_chunk_comes_out():
     with Workers(2) as workers, pytest.raises(ValueError, match="chunk"):
         list(workers.map(fail, range(9)))
+
+
+KILLED = """
+import time
+from danlu.data.workers import Workers
+from test_workers import pid_of
+with Workers(2) as workers:
+    print(*set(workers.map(pid_of, range(9))), flush=True)
+    time.sleep(300)
+"""
+
+
+def is_alive(pid):
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_no_process_outlives_the_one_that_started_it(number):
+    path = os.pathsep.join([str(Path(__file__).parent), *filter(None, sys.path)])
+    environment = {**os.environ, "PYTHONPATH": path}
+    with subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        pids = [int(pid) for pid in parent.stdout.readline().split()]
+        assert pids
+        assert all(map(is_alive, pids))
+        parent.send_signal(number)
+        until = time.monotonic() + 30  # they end at once; a busy machine may take its time to let them
+        while any(map(is_alive, pids)) and time.monotonic() < until:
+            time.sleep(0.05)
+        left = [psutil.Process(pid) for pid in pids if is_alive(pid)]
+        for process in left:
+            process.kill()
+    assert not left

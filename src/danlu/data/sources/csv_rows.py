@@ -12,6 +12,7 @@ from danlu.data.sources.lines import LongLine, lines
 from danlu.data.sources.rows import BadRow, Row, repeated_name
 from danlu.errors import DataError, Fault
 
+_BARE_RETURN = "a carriage return stands alone outside quotes (old Macs ended lines so)"
 _HINT = "save the table again as CSV in UTF-8, with quotes around cells that hold the delimiter, quotes or line breaks"
 
 
@@ -140,7 +141,7 @@ class _Feed:
         """
         if isinstance(error, _LongRowError):
             return BadRow(str(error))
-        reason = " ".join(str(error).split())
+        reason = _reason(error)
         if self._num_lines > 1:
             raise DataError(
                 Fault(
@@ -150,7 +151,7 @@ class _Feed:
                     _HINT,
                 )
             )
-        return BadRow(f"broken quotes: {reason}")
+        return BadRow(reason if reason == _BARE_RETURN else f"broken quotes: {reason}")
 
     def _never_closed(self) -> DataError:
         return DataError(
@@ -161,6 +162,12 @@ class _Feed:
                 _HINT,
             )
         )
+
+
+def _reason(error: Exception) -> str:
+    """What the csv module says, on one line; of one thing it speaks to programmers."""
+    text = " ".join(str(error).split())
+    return _BARE_RETURN if text.startswith("new-line character seen in unquoted field") else text
 
 
 def _delimiter(header: str) -> str:
@@ -182,7 +189,7 @@ def _begin(feed: _Feed, shown: str, kind: str) -> tuple[Iterator[list[str]], lis
         reader = csv.reader(feed, delimiter="\t" if kind == "tsv" else _delimiter(first), strict=True)
         names = [name.strip() for name in next(reader)]
     except (csv.Error, _LongRowError) as error:
-        raise refused(f"the header can't be read: {' '.join(str(error).split())}") from error
+        raise refused(f"the header can't be read: {_reason(error)}") from error
     if len(names) > limits.MAX_COLUMNS:
         raise refused(f"the header has {len(names)} columns, more than {limits.MAX_COLUMNS}")
     repeated = repeated_name(names)
