@@ -141,7 +141,9 @@ def read_manifest(folder: Path, kind: str) -> dict[str, Any]:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         found = manifest["kind"]
     except (ValueError, KeyError, TypeError) as error:
-        raise FolderError(Fault("the manifest can't be read", str(path), hint="remove the folder, and make it anew")) from error
+        raise FolderError(
+            Fault("the manifest can't be read", str(path), hint="remove the folder, and make it anew")
+        ) from error
     if found != kind:
         raise FolderError(
             Fault(f"this is not a {kind} folder but a {found} one", str(folder), hint=f"name a {kind} folder")
