@@ -16,6 +16,10 @@ from danlu.errors import DataError, Fault
 
 CHANGES = "changes.jsonl"
 _SHOWN_FAULTS = 5
+_MEND = "mend the rows listed above, or raise data.max_dropped_share if they are not wanted"
+_NAME_FIELDS = (
+    "say which field is which: data.train: [{path: FILE, columns: {question: YOUR FIELD, answer: YOUR FIELD}}]"
+)
 _EXAMPLES = 5
 
 
@@ -175,7 +179,7 @@ class Ledger:
                 self._too_many(total, "" if rows_left else f"none is left to {purpose}"),
                 "data.train, data.evaluation",
                 known_formats() if unknown else f"at most data.max_dropped_share = {max_dropped_share:g}",
-                "mend the rows listed above, or raise data.max_dropped_share if they are not wanted",
+                _NAME_FIELDS if unknown else _MEND,
             ),
         )
 

@@ -21,7 +21,7 @@ REPORT = "report.html"
 _LABEL_CHARACTERS = 80
 _EXCERPT_CHARACTERS = 400
 _SHOWN_CLASSES, _SHOWN_NAMES, _SHOWN_REASONS, _SHOWN_EXAMPLES, _SHOWN_INPUTS = 20, 20, 30, 5, 50
-_TABLE_STEPS, _TABLE_REASONS, _TABLE_NOTES = 12, 3, 3
+_TABLE_STEPS, _TABLE_REASONS, _TABLE_NOTES, _TABLE_SHORTFALLS = 12, 3, 3, 2
 _MOST_BINS = 24
 _OUTCOMES = ("dropped", "changed", "cut", "added")
 
@@ -47,6 +47,7 @@ class DataFacts:
         histogram: (low, high, count) of kept documents, low < tokens <= high, as `length_histogram` gives them.
         max_sequence_tokens: the longest that a document may be.
         masked: masked values by kind; empty if masking is off.
+        asked: new rows that augmentation was asked for, by step; it makes fewer where a row can't be changed.
         prepared_folder: where the rows are.
         seconds: how long it took.
         created: when, as text.
@@ -68,6 +69,7 @@ class DataFacts:
     reasons: list[dict[str, Any]] = field(default_factory=list)
     histogram: Bins = field(default_factory=list)
     masked: dict[str, int] = field(default_factory=dict)
+    asked: dict[str, int] = field(default_factory=dict)
 
 
 def write_report(path: Path, facts: DataFacts) -> None:
@@ -87,6 +89,7 @@ def write_report(path: Path, facts: DataFacts) -> None:
             "checks": checks(facts),
             "outcomes": {outcome: _reasons(facts.reasons, outcome) for outcome in _OUTCOMES},
             "inputs": _inputs(facts.inputs),
+            "shortfalls": shortfalls(facts),
             "classes": class_table(facts.classes),
             "languages": _largest(facts.languages),
             "formats": _largest(facts.formats),
@@ -110,6 +113,17 @@ def checks(facts: DataFacts) -> list[dict[str, Any]]:
     }
     return [
         {"name": name, "left": left, "right": right, "holds": left == right} for name, (left, right) in sides.items()
+    ]
+
+
+def shortfalls(facts: DataFacts) -> list[dict[str, Any]]:
+    """Steps that made fewer rows than asked for, each with step, made, asked."""
+    made = dict.fromkeys(facts.asked, 0)
+    for item in facts.reasons:
+        if item["outcome"] == "added" and item["step"] in made:
+            made[item["step"]] += item["count"]
+    return [
+        {"step": step, "made": made[step], "asked": asked} for step, asked in facts.asked.items() if made[step] < asked
     ]
 
 
@@ -253,7 +267,7 @@ def _excerpt(text: str) -> list[Piece]:
 
 
 def summary_table(facts: DataFacts) -> str:
-    """The plain text that `danlu data` prints: totals, steps, commonest losses, files left alone, splits, folders.
+    """The plain text that `danlu data` prints: totals, steps, losses, rows not made, files left alone, splits, folders.
 
     At most 25 lines.
     """
@@ -274,6 +288,10 @@ def summary_table(facts: DataFacts) -> str:
         lines.append(
             "dropped: " + ", ".join(f"{number(item['count'])} × {one_line(item['reason'], 50)}" for item in dropped)
         )
+    lines += [
+        f"{item['step']}: {number(item['made'])} of {number(item['asked'])} rows asked for; the others can't be changed"
+        for item in shortfalls(facts)[:_TABLE_SHORTFALLS]
+    ]
     noted = [item for item in facts.inputs if item.get("note")][:_TABLE_NOTES]
     lines += [
         f"{one_line(item['path'], _LABEL_CHARACTERS)}: {one_line(item['note'], _LABEL_CHARACTERS)}" for item in noted

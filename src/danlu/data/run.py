@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -196,6 +197,7 @@ class _Preparing:
         self._tokens: dict[str, str] = {}
         self._streamed: dict[str, int] = {}
         self._streamed_lengths = array("i")
+        self._asked: Counter[str] = Counter()
         self._started = time.perf_counter()
 
     def fill(self, aside: Path, folder: Path, about: dict[str, Any]) -> None:
@@ -319,6 +321,7 @@ class _Preparing:
         first = len(rows)
         for place, section in enumerate(self._data.augmentation):
             wanted = round(section.share * len(numbers))
+            self._asked[section.type] += wanted
             generator = np.random.default_rng([self._seed, place])
             turns = -(-wanted // max(len(numbers), 1))
             parents = np.concatenate([numbers[:0], *(generator.permutation(numbers) for _ in range(turns))])[:wanted]
@@ -384,6 +387,7 @@ class _Preparing:
             reasons=ledger.reasons(),
             histogram=length_histogram(lengths, self._data.max_sequence_tokens),
             masked=dict(ledger.masked),
+            asked=dict(self._asked),
         )
 
 

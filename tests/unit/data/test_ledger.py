@@ -111,6 +111,7 @@ def test_unknown_format_lists_the_accepted_forms(ledger):
     last = faults_of(fill(ledger, 0, ["unknown format: keys a, b"]), 1.0)[-1]
     assert last.allowed == known_formats()
     assert "alpaca (instruction, output)" in last.allowed
+    assert "columns: {question: YOUR FIELD" in last.hint
 
 
 def test_check_stops_when_nothing_is_left_whatever_the_share(ledger):

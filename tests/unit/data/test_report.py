@@ -281,6 +281,14 @@ def test_files_that_were_left_alone_are_told_in_the_table_and_on_the_page(tmp_pa
     assert "left alone: cat[U+001B].png" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
+def test_rows_that_could_not_be_made_are_told_in_the_table_and_on_the_page(tmp_path):
+    made = {"outcome": "added", "step": "synonym", "reason": "synonym", "count": 64, "examples": []}
+    short = facts(reasons=[*facts().reasons, made], asked={"synonym": 862})
+    assert "synonym: 64 of 862 rows asked for; the others can't be changed" in summary_table(short).split("\n")
+    assert "synonym made 64 of the 862 rows asked for" in page_of(short, tmp_path).replace("&#39;", "'")
+    assert "asked for" not in summary_table(facts(reasons=[made], asked={"synonym": 64}))
+
+
 def test_columns_are_aligned_with_chinese_names():
     lines = aligned([["step", "rows"], ["去掉广告", "5"], ["plain", "1,000"]])
     assert {cell_len(line) for line in lines} == {2 + 8 + 2 + 5}

@@ -240,6 +240,13 @@ def test_augmented_rows_name_their_parent_which_is_never_held_out(make: Any) -> 
     assert_adds_up(prepared, 40)
 
 
+def test_rows_that_could_not_be_made_are_told(make: Any) -> None:
+    rows = [{"question": f"{number}", "answer": "a number"} for number in range(4)]
+    prepared = make({"augmentation": [{"type": "swap", "share": 0.5}], "leaks": None}, rows)
+    assert prepared.about["rows"]["added"] == 0
+    assert "swap: 0 of 2 rows asked for" in prepared.describe()
+
+
 def test_masked_text_is_nowhere_in_the_prepared_folder(make: Any) -> None:
     rows = some_rows(30)
     for number, row in enumerate(rows):
