@@ -293,14 +293,18 @@ def summary_table(facts: DataFacts) -> str:
         for item in shortfalls(facts)[:_TABLE_SHORTFALLS]
     ]
     noted = [item for item in facts.inputs if item.get("note")][:_TABLE_NOTES]
-    lines += [
-        f"{one_line(item['path'], _LABEL_CHARACTERS)}: {one_line(item['note'], _LABEL_CHARACTERS)}" for item in noted
-    ]
+    lines += [f"{_end_of(item['path'])}: {one_line(item['note'], _LABEL_CHARACTERS)}" for item in noted]
     splits = [f"{one_line(name, 40)} {number(split['rows'])} rows" for name, split in list(facts.splits.items())[:6]]
     tokens = f"{number(facts.tokens['total'])} tokens, {number(facts.tokens['trained'])} of them trained"
     lines.append("; ".join(part for part in (", ".join(splits), tokens, duration(facts.seconds)) if part))
     folder = Path(show_unseen(facts.prepared_folder).replace("\n", "[U+000A]"))
     return "\n".join([*lines, f"  prepared  {folder}", f"  report    {folder / REPORT}"])
+
+
+def _end_of(path: str) -> str:
+    """A path in a line; of a long one the end, which tells the file."""
+    shown = one_line(path, len(path))
+    return shown if len(shown) <= _LABEL_CHARACTERS else f"…{shown[1 - _LABEL_CHARACTERS :]}"
 
 
 def _step_cells(name: str, steps: list[dict[str, Any]]) -> list[str]:

@@ -96,8 +96,12 @@ def test_evaluation_files_without_a_good_row_stop_the_run(make: Any, tmp_path: P
         make({"evaluation": [str(held)], "max_dropped_share": 0.5}, GOOD)
 
 
-def test_what_of_a_folder_was_left_alone_is_told(make: Any, tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
+@pytest.mark.parametrize(
+    "folder", ["folder", "a folder with a name that is as long as names of folders can become " * 3]
+)
+def test_what_of_a_folder_was_left_alone_is_told(make: Any, tmp_path: Path, folder: str) -> None:
+    tmp_path = tmp_path / folder
+    (tmp_path / "folder").mkdir(parents=True)
     write_jsonl(tmp_path / "folder/rows.jsonl", GOOD)
     (tmp_path / "folder/more.xlsx").touch()
     (tmp_path / "folder/elsewhere").symlink_to(tmp_path)
