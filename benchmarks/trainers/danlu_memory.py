@@ -52,7 +52,7 @@ def main() -> None:
     ended, trained = time.perf_counter(), peak_bytes()
     engine, kept = session.engine.name, weights(session.model)
     with tempfile.TemporaryDirectory() as folder:
-        session.write_probes(Path(folder) / "probes")
+        session.write_probes(Path(folder))
     report(
         sum(step.tokens for step in second),
         [half - ready, ended - half],
