@@ -87,7 +87,7 @@ def killed(recipe: Path, folder: Path, *words: str) -> None:
     assert not (folder / "manifest.json").exists()
 
 
-@pairs("ddp lora", "fsdp2 full", "zero2 full", "zero3 lora")
+@pairs("ddp lora", "fsdp2 full", "zero2 full", "zero3 lora", "zero3-offload full")
 def test_a_killed_run_goes_on_with_another_number_of_processes(
     backend: str, what: str, alone: dict[str, Path], recipe: Path, tmp_path: Path
 ) -> None:
