@@ -15,6 +15,9 @@ from typing import Any
 from danlu.errors import Fault, FolderError, ResourceError
 
 MANIFEST = "manifest.json"
+# What else lies in a run folder: the recipe as it was resolved, what was trained beside the base or instead of it,
+# and what a run goes on from.
+RESOLVED, ADAPTER, MODEL, CHECKPOINTS = "recipe.resolved.yaml", "adapter", "model", "checkpoints"
 
 
 def danlu_home() -> Path:

@@ -12,7 +12,8 @@ from danlu.models.decoder_start import decoder_start
 from danlu.models.loading import DTYPES, generation_defaults, load_base
 from danlu.models.saving import save_model
 from danlu.models.tokenizer import has_encoder, load_tokenizer
-from danlu.training.trained import ADAPTER, MODEL, TrainedRun
+from danlu.runs import ADAPTER, MODEL
+from danlu.training.trained import TrainedRun
 
 
 def write_merged(run: TrainedRun, folder: Path, dtype: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,11 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from danlu.errors import Fault, FolderError
-from danlu.runs import file_hash, read_manifest, write_json, write_manifest
+from danlu.runs import CHECKPOINTS, file_hash, read_manifest, write_json, write_manifest
 from danlu.training.backends.interface import TrainedState
-from danlu.training.resuming import CHECKPOINTS
 
 _PARAMETERS, _MOMENTS, _STATE = "parameters.safetensors", "moments.safetensors", "state.json"
+_NAME = re.compile(r"step-(\d+)")
 _BETWEEN = "//"  # of a parameter's name and the moment's
 
 
@@ -111,7 +112,9 @@ def _read(folder: Path) -> Checkpoint:
 
 def _numbered(run: Path) -> list[Path]:
     """The folders of finished checkpoints, the newest first."""
-    return sorted((run / CHECKPOINTS).glob("step-*"), reverse=True) if (run / CHECKPOINTS).is_dir() else []
+    found = {path: _NAME.fullmatch(path.name) for path in (run / CHECKPOINTS).glob("step-*")}
+    steps = {path: int(name.group(1)) for path, name in found.items() if name}
+    return sorted(steps, key=steps.__getitem__, reverse=True)
 
 
 def _sync(path: Path) -> None:

@@ -23,7 +23,7 @@ from danlu.recipe import LoadedRecipe
 from danlu.recipe.run_schema import RayLauncher
 from danlu.runs import MANIFEST, read_manifest, write_json
 from danlu.training.processes import LONGEST_WAIT, THIS_ALONE, processes_of_environment
-from danlu.training.resuming import open_run
+from danlu.training.resuming import begin_run
 
 _KEY = "run.launcher"
 # Nothing is sent anywhere or measured; workers stay in the folder that a recipe's paths begin in; Ray itself is silent.
@@ -68,7 +68,7 @@ def train_on_ray(loaded: LoadedRecipe, launcher: RayLauncher, quiet: bool, resum
     """
     _require_ray()
     folder = loaded.run_folder.absolute()
-    open_run(loaded, folder, THIS_ALONE, resume)
+    begin_run(loaded, folder, THIS_ALONE, resume)
     rays_own = folder.parent / f".{folder.name}.ray"
     shutil.rmtree(rays_own, ignore_errors=True)
     try:

@@ -9,10 +9,9 @@ from typing import Any
 
 from danlu.errors import Fault, FolderError, RecipeError
 from danlu.recipe import LoadedRecipe, load_recipe
-from danlu.runs import MANIFEST, create_folder
+from danlu.runs import ADAPTER, CHECKPOINTS, MANIFEST, MODEL, RESOLVED, create_folder
 from danlu.training.processes import Processes
 
-CHECKPOINTS, RESOLVED = "checkpoints", "recipe.resolved.yaml"
 # What may differ when a run goes on: how a step is computed and kept, and what comes after training.
 _FREE = {
     *(
@@ -28,7 +27,7 @@ _FREE = {
 }
 
 
-def open_run(loaded: LoadedRecipe, folder: Path, processes: Processes, resume: bool) -> bool:
+def begin_run(loaded: LoadedRecipe, folder: Path, processes: Processes, resume: bool) -> bool:
     """Makes the run folder, in the first process alone; or gives whether the run in it is to go on.
 
     Raises:
@@ -67,6 +66,14 @@ def require_resumable(loaded: LoadedRecipe, folder: Path) -> bool:
             Fault("this is no run folder", str(folder), "a run that was begun, or a new folder", "check run.folder")
         )
     require_same_recipe(loaded, folder)
+    if not (folder / CHECKPOINTS).is_dir() and any((folder / name).is_dir() for name in (ADAPTER, MODEL)):
+        raise FolderError(
+            Fault(
+                "this run has no checkpoint to go on from, but what was trained",
+                str(folder),
+                hint=f"try it: danlu chat {folder}; or train anew into another with run.folder=NAME",
+            )
+        )
     return (folder / CHECKPOINTS).is_dir()
 
 

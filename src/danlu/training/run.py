@@ -19,12 +19,12 @@ from danlu.models.tokenizer import load_tokenizer
 from danlu.recipe import LoadedRecipe, dump_recipe
 from danlu.recipe.run_schema import LocalLauncher
 from danlu.recipe.training_schema import TrainingSection
-from danlu.runs import require_disk, write_json, write_manifest, write_text
+from danlu.runs import CHECKPOINTS, RESOLVED, require_disk, write_json, write_manifest, write_text
 from danlu.tracking.memory import peak_memory_bytes
 from danlu.tracking.metrics import MetricsFile, cut_metrics, read_metrics
 from danlu.tracking.progress import progress, say
 from danlu.training.processes import Processes, first_before_others, joined
-from danlu.training.resuming import CHECKPOINTS, open_run
+from danlu.training.resuming import begin_run
 from danlu.training.stopping import StopRequest, stop_on_signals
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def train_one(
     quiet = quiet or not processes.first
     folder = loaded.run_folder
     with ExitStack() as opened:
-        goes_on = open_run(loaded, folder, processes, resume)
+        goes_on = begin_run(loaded, folder, processes, resume)
         try:
             session, prepared, stream = _set_up(loaded, folder, opened, processes, shared)
             if goes_on:
@@ -131,7 +131,7 @@ def _set_up(
         prepared = prepare(loaded, base, local_answers, held_alone=recipe.data.streaming)
     stream = opened.enter_context(open_stream(loaded, base, prepared, folder)) if recipe.data.streaming else None
     if processes.first:
-        write_text(folder / "recipe.resolved.yaml", dump_recipe(recipe))
+        write_text(folder / RESOLVED, dump_recipe(recipe))
         shutil.copyfile(prepared.folder / LEDGER, folder / LEDGER)
         shutil.copyfile(prepared.folder / EVALUATION_ROWS, folder / EVALUATION_ROWS)
     from danlu.training.session import Session  # imports torch, after the resolved recipe is on disk
@@ -150,13 +150,12 @@ def _go_on(session: Any, folder: Path, quiet: bool) -> None:
     if not quiet:
         for fault in faults:
             say(str(fault))
-    if checkpoint is None:
-        return
-    session.resume(checkpoint)
+    if checkpoint is not None:
+        session.resume(checkpoint)
     if session.processes.first:
-        cut_metrics(folder, checkpoint.step)
+        cut_metrics(folder, session.first_step)
     if not quiet:
-        say(f"goes on after step {checkpoint.step}")
+        say(f"goes on after step {session.first_step}" if checkpoint else "no checkpoint is whole: begins anew")
 
 
 def _streamed_ledger(prepared: Prepared, stream: RowStream) -> dict[str, Any]:
@@ -198,6 +197,8 @@ def _fit(session: Any, folder: Path, loaded: LoadedRecipe, quiet: bool) -> dict[
                 if stops and done < session.feed.num_steps:
                     raise Stopped(_save_unfinished(session, folder, done, loaded))
     except DataError as error:  # only rows that are read on the way are found to be wrong this late
+        if done > session.first_step:
+            _checkpoint(session, folder, done, training)
         raise DataError(*error.faults, _save_unfinished(session, folder, done, loaded)) from error
     finally:
         if metrics:

@@ -22,6 +22,7 @@ from danlu.models.quantization import compute_in
 from danlu.models.saving import save_model
 from danlu.recipe import Recipe
 from danlu.recipe.training_schema import ConstantSchedule, TrainingSection
+from danlu.runs import ADAPTER, MODEL
 from danlu.training import schedules
 from danlu.training.assembly import ModelPlan, plan_model
 from danlu.training.backends import make_backend, require_backend, shards
@@ -39,7 +40,7 @@ from danlu.training.probes import expect, write_probes
 from danlu.training.processes import THIS_ALONE, Processes
 from danlu.training.regularisation import Regularisation
 from danlu.training.shared_base import SharedBase
-from danlu.training.trained import ADAPTER, MODEL, base_hash
+from danlu.training.trained import base_hash
 
 _NUM_FIRST_ROWS = 20  # of a stream: for the probes, and to choose the attention by
 

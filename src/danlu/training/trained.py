@@ -21,10 +21,7 @@ from danlu.models.quantization import compute_in
 from danlu.models.source import find_model
 from danlu.models.tokenizer import load_tokenizer
 from danlu.recipe import Recipe, load_recipe
-from danlu.runs import MANIFEST, file_hash, read_manifest
-
-RECIPE = "recipe.resolved.yaml"
-ADAPTER, MODEL = "adapter", "model"  # what was trained: beside the base, or instead of it
+from danlu.runs import ADAPTER, MANIFEST, MODEL, RESOLVED, file_hash, read_manifest
 
 
 @dataclass(frozen=True)
@@ -101,11 +98,13 @@ def open_run(folder: str | Path, allow_stopped: bool = False) -> TrainedRun:
     folder = Path(folder)
     has_weights = (folder / ADAPTER).is_dir() or (folder / MODEL).is_dir()
     if allow_stopped and has_weights and not (folder / MANIFEST).is_file():
-        return TrainedRun(folder, load_recipe(folder / RECIPE).recipe, {})
+        return TrainedRun(folder, load_recipe(folder / RESOLVED).recipe, {})
     about = read_manifest(folder, "run")
-    if not (folder / RECIPE).is_file():
-        raise FolderError(Fault(f"the run has no {RECIPE}", str(folder), hint="name a folder that `danlu train` wrote"))
-    return TrainedRun(folder, load_recipe(folder / RECIPE).recipe, about)
+    if not (folder / RESOLVED).is_file():
+        raise FolderError(
+            Fault(f"the run has no {RESOLVED}", str(folder), hint="name a folder that `danlu train` wrote")
+        )
+    return TrainedRun(folder, load_recipe(folder / RESOLVED).recipe, about)
 
 
 def base_hash(folder: Path) -> str:
