@@ -97,6 +97,14 @@ def test_a_fault_that_is_found_on_the_way_leaves_the_adapter_and_the_account(
     assert ledger["rows"]["kept"] == 48
     assert ledger["evaluation"]["rows"]["kept"] == 1
 
+    write(Path(path), rows_of(100))  # mended
+    result = run_training(load_recipe(RECIPE, words), quiet=True, resume=True)
+    assert result["steps"] == 5
+    assert [line["step"] for line in lines_of(folder / "metrics.jsonl")] == [1, 2, 3, 4, 5]
+    assert json.loads((folder / "ledger.part-1.json").read_text()) == ledger
+    assert json.loads((folder / "ledger.json").read_text())["rows"]["kept"] == 32
+    assert (folder / "changes.part-1.jsonl").is_file()
+
 
 def test_too_many_bad_rows_stop_the_run_before_it_begins_and_leave_no_folder(
     model_folder: Path, tmp_path: Path

@@ -7,6 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from danlu.data.ledger import CHANGES
+from danlu.data.prepared import LEDGER
 from danlu.errors import Fault, FolderError, RecipeError
 from danlu.recipe import LoadedRecipe, load_recipe
 from danlu.runs import ADAPTER, CHECKPOINTS, MANIFEST, MODEL, RESOLVED, create_folder
@@ -36,11 +38,24 @@ def begin_run(loaded: LoadedRecipe, folder: Path, processes: Processes, resume: 
     """
     goes_on = resume and require_resumable(loaded, folder)
     processes.wait()  # all have looked before one changes anything
+    if processes.first and goes_on:
+        _keep_account(folder)
     if processes.first and not goes_on:
         if resume:
             shutil.rmtree(folder, ignore_errors=True)  # it has nothing to go on from
         create_folder(folder, "run folder", "run.folder=NAME")
     return goes_on
+
+
+def _keep_account(folder: Path) -> None:
+    """Puts aside what the part of a streamed run that ended wrote of its rows; the next part writes its own."""
+    changes = folder / CHANGES
+    if not changes.is_file():
+        return
+    number = 1 + len(list(folder.glob("changes.part-*.jsonl")))
+    for path in (changes, folder / LEDGER):
+        if path.is_file():
+            path.rename(path.with_name(f"{path.stem}.part-{number}{path.suffix}"))
 
 
 def require_resumable(loaded: LoadedRecipe, folder: Path) -> bool:
