@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel, get_peft_model
+from small_models import SIZES
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, Qwen2Config
 
 from danlu.adapters.fitting import fit_adapter
@@ -22,15 +23,6 @@ from danlu.adapters.linear import FusedLinear
 from danlu.adapters.lora import add_adapter, load_adapter, save_adapter
 
 IDS = torch.arange(20, 60).reshape(2, 20)
-SIZES: dict[str, Any] = {
-    "vocab_size": 300,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.2,
-}
 CONFIGS = {
     "llama": LlamaConfig(**SIZES),
     "tied": LlamaConfig(**SIZES, tie_word_embeddings=True),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import SIZES
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from danlu.adapters.kinds import Lora
@@ -23,18 +24,6 @@ from danlu.training.feed import to_batches
 from danlu.training.memory import checkpoint_activations
 
 CPU = torch.device("cpu")
-SIZES: dict[str, Any] = {
-    "vocab_size": 300,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.2,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
 HEADS = {"head_dim": 16}
 GEMMA = {**HEADS, "query_pre_attn_scalar": 16, "sliding_window": 8}
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 4}

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import SIZES
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
@@ -35,15 +36,6 @@ from danlu.training.feed import to_batches
 from danlu.training.objectives import ChosenSft, Objective, sft
 
 MakeStore = Callable[[Sequence[Document]], Store]
-SIZES: dict[str, Any] = {
-    "vocab_size": 300,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.2,
-}
 GPT2 = GPT2Config(
     vocab_size=300,
     n_embd=64,

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import SIZES
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, GPT2Config
 
 from danlu.adapters.fused import FusedMlp, FusedNorm, fuse
@@ -24,18 +25,6 @@ from danlu.training.objectives import Objective, sft
 
 CPU = torch.device("cpu")
 ALL = 1 << 20
-SIZES: dict[str, Any] = {
-    "vocab_size": 300,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.2,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
 WINDOW = 8  # shorter than every document
 MIXED = {"sliding_window": WINDOW, "layer_types": ["sliding_attention", "full_attention"]}
 

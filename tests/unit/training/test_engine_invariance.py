@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import SIZES
 from transformers import AutoModelForCausalLM, Gemma2Config, LlamaConfig
 
 from danlu.adapters.kinds import Lora
@@ -24,15 +25,6 @@ from danlu.training.objectives import Batch, sft, to_batch
 CPU = torch.device("cpu")
 ALL = 1 << 20
 SYSTEM = (5, 17, 33, 41, 8, 90)
-SIZES: dict[str, Any] = {
-    "vocab_size": 300,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.2,
-}
 CONFIGS = {
     "llama": lambda: LlamaConfig(**SIZES),
     "gemma2": lambda: Gemma2Config(

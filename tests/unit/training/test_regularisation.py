@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import SIZES
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 from transformers.integrations.neftune import activate_neftune
 
@@ -35,18 +36,6 @@ from danlu.training.session import Session
 CPU = torch.device("cpu")
 ALL = 1 << 20
 RECIPE = Path(__file__).parents[3] / "recipes" / "smollm2_135m_lora.yaml"
-SIZES: dict[str, Any] = {
-    "vocab_size": 300,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "initializer_range": 0.2,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
 GEMMA = {"head_dim": 16, "query_pre_attn_scalar": 16, "sliding_window": 8, "final_logit_softcapping": 5.0}
 GPT2 = {"n_inner": 96, "attn_pdrop": 0.0, "resid_pdrop": 0.0, "embd_pdrop": 0.0}
 CHANGES: dict[str, dict[str, Any]] = {"llama": {}, "gpt2": GPT2, "gemma2": GEMMA, "qwen2": {}}
