@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import platform
 import re
+import shlex
 import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -62,3 +65,21 @@ def revision() -> str:
 
     commit = ask("rev-parse", "--short=12", "HEAD")
     return commit + "+changes" if commit and ask("status", "--porcelain", "--", "../src") else commit
+
+
+def describe_run(threads: int) -> dict[str, Any]:
+    """With what this very command measures: date, machine, threads, commit, versions, and the command."""
+    return {
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": describe_machine(),
+        "threads": threads,
+        "revision": revision(),
+        "versions": versions(sys.executable),
+        "command": shlex.join(["python", *sys.argv]),
+    }
+
+
+def write_result(path: Path, result: dict[str, Any]) -> None:
+    """Writes what was measured, and makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")

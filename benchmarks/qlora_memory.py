@@ -11,16 +11,13 @@ layers, twice, and drawn out to all of them in a straight line: each layer adds 
 from __future__ import annotations
 
 import argparse
-import json
-import shlex
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
 import psutil
-from machine import describe_machine, revision, versions
+from machine import describe_run, write_result
 from random_model import SHAPES, write_model
 from train_throughput import run, write_rows
 
@@ -107,17 +104,11 @@ def main() -> None:
     print_table(results)
     if asked.out:
         about = {
-            "date": time.strftime("%Y-%m-%d"),
-            "machine": describe_machine(),
-            "threads": asked.threads,
-            "revision": revision(),
-            "versions": versions(sys.executable),
-            "command": shlex.join(["python", *sys.argv]),
+            **describe_run(asked.threads),
             "model": {"shape": _SHAPE, "parameters": parameters, **SHAPES[_SHAPE]().to_diff_dict()},
             "rows": {"file": asked.rows.name, "count": asked.num_rows, "per_step": asked.rows_per_step},
         }
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        asked.out.write_text(json.dumps({**about, "results": results}, indent=1) + "\n", encoding="utf-8")
+        write_result(asked.out, {**about, "results": results})
 
 
 if __name__ == "__main__":

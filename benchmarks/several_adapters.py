@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import resource
-import shlex
 import statistics
 import sys
 import tempfile
@@ -20,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from machine import describe_machine, revision, versions
+from machine import describe_run, write_result
 from train_throughput import run, write_rows
 
 from danlu.runs import file_hash
@@ -141,18 +140,11 @@ def main() -> None:
     )
     if asked.out:
         about = {
-            "date": time.strftime("%Y-%m-%d"),
-            "machine": describe_machine(),
-            "threads": asked.threads,
-            "revision": revision(),
-            "versions": versions(sys.executable),
-            "command": shlex.join(["python", *sys.argv]),
+            **describe_run(asked.threads),
             "adapters": _ADAPTERS,
             "rows": {"file": asked.rows.name, "count": asked.num_rows, "max_steps": asked.max_steps},
         }
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        result = {**about, "medians": medians, "rounds": rounds}
-        asked.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_result(asked.out, {**about, "medians": medians, "rounds": rounds})
 
 
 if __name__ == "__main__":

@@ -18,12 +18,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from machine import describe_machine, revision, versions
+from machine import describe_run, versions, write_result
 from matrix_peak import useful_flops, weighted_peak
 
 from danlu.models.loading import DTYPES, choose_device, choose_dtype
@@ -260,12 +259,8 @@ def describe(asked: argparse.Namespace, base: Path, dtype: str, made: dict[str, 
     pythons = {"danlu": sys.executable} | {PEERS[name].environment: made[name][0] for name in asked.peers}
     config = json.loads((base / "config.json").read_text(encoding="utf-8"))
     return {
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": describe_machine(),
-        "threads": asked.threads,
-        "revision": revision(),
+        **describe_run(asked.threads),
         "versions": {name: versions(python) for name, python in pythons.items()},
-        "command": shlex.join(["python", *sys.argv]),
         "commands": {name: shlex.join(command) for name, command in made.items()},
         "model": {"name": asked.model, "type": config["model_type"], "hidden_size": config.get("hidden_size")},
         "rows": {"file": asked.rows.name, "count": asked.num_rows, "per_step": asked.rows_per_step},
@@ -295,8 +290,7 @@ def main() -> None:
             result["breakdown"] = run(profiled, asked.threads)
             print_peak(result["peak"], result["breakdown"])
     if asked.out:
-        asked.out.parent.mkdir(parents=True, exist_ok=True)
-        asked.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        write_result(asked.out, result)
 
 
 if __name__ == "__main__":
