@@ -73,8 +73,8 @@ def test_shards_of_an_encoder_decoder_model_train_as_one_process_does(recipe: Pa
     assert_same(tmp_path / "run", tmp_path / "alone")
 
 
-def killed(recipe: Path, folder: Path, *words: str) -> None:
-    """Starts a run and ends it, and its children, without a warning once it has written its second checkpoint."""
+def killed(recipe: Path, folder: Path, *words: str, by: signal.Signals = signal.SIGKILL) -> tuple[int, str]:
+    """Starts a run and ends it, and its children, once it has written its second checkpoint; status and stderr."""
     command = [*TRAIN, str(recipe), f"run.folder={folder}", "training.checkpoints={every_steps: 1}", *words]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     deadline = time.monotonic() + 120
@@ -82,9 +82,10 @@ def killed(recipe: Path, folder: Path, *words: str) -> None:
         assert process.poll() is None, process.communicate()[1]
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
+    os.killpg(process.pid, by)
+    stderr = process.communicate(timeout=120)[1]
     assert not (folder / "manifest.json").exists()
+    return process.returncode, stderr
 
 
 @pairs("ddp lora", "fsdp2 full", "zero2 full", "zero3 lora", "zero3-offload full")
@@ -99,6 +100,18 @@ def test_a_killed_run_goes_on_with_another_number_of_processes(
     killed(recipe, back, *WHAT[what])
     assert "goes on after step" in train(recipe, back, *WHAT[what], *several, "--resume")["stderr"]
     assert_same(back, alone[what])
+
+
+def test_ctrl_c_in_a_terminal_reaches_all_processes_and_still_lets_the_step_finish(
+    alone: dict[str, Path], recipe: Path, tmp_path: Path
+) -> None:
+    words = [*WHAT["lora"], "--nproc", "2"]
+    status, stderr = killed(recipe, tmp_path / "run", *words, by=signal.SIGINT)
+    assert status == 130
+    assert stderr.count("what was trained so far is saved") == 1, stderr
+    assert "Traceback" not in stderr
+    assert "goes on after step" in train(recipe, tmp_path / "run", *words, "--resume")["stderr"]
+    assert_same(tmp_path / "run", alone["lora"])
 
 
 @pytest.mark.parametrize("what", WHAT)

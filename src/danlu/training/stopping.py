@@ -1,13 +1,20 @@
-"""Ctrl-C and SIGTERM let the step finish: what was done is then saved. A second one ends the program at once."""
+"""Ctrl-C and SIGTERM let the step finish: what was done is then saved. A second one ends the program at once.
+
+A terminal sends Ctrl-C to all of its processes, and one that started others passes it on to them: two that come within
+a second are one.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any
+
+_SAME_SECONDS = 1.0
 
 
 class StopRequest:
@@ -18,13 +25,14 @@ class StopRequest:
     """
 
     def __init__(self) -> None:
-        self.asked = False
+        self.asked, self._first = False, 0.0
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """Takes a signal; the second one is an interrupt."""
-        if self.asked:
+        if not self.asked:
+            self.asked, self._first = True, time.monotonic()
+        elif time.monotonic() - self._first > _SAME_SECONDS:
             raise KeyboardInterrupt
-        self.asked = True
 
 
 @contextlib.contextmanager
