@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from small_runs import TRAIN, assert_same, train, write_recipe
+from small_runs import TRAIN, assert_same, train
 
 TWO = "run.launcher={type: ray, num_workers: 2}"
 EACH_STEP = "training.checkpoints={every_steps: 1}"
@@ -21,19 +21,6 @@ pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None and not os.environ.get("DANLU_REQUIRE_PROGRAMS"),
     reason="Ray is not installed",
 )
-
-
-@pytest.fixture(scope="module")
-def recipe(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_recipe(tmp_path_factory.mktemp("ray"), tiny_base)
-
-
-@pytest.fixture(scope="module")
-def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process makes of it."""
-    folder = tmp_path_factory.mktemp("alone") / "run"
-    train(recipe, folder)
-    return folder
 
 
 def workers(driver: int) -> list[psutil.Process]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from small_runs import assert_same, train, write_recipe
+from small_runs import assert_same
 
 REQUIRED = bool(os.environ.get("DANLU_REQUIRE_PROGRAMS"))
 PORT = 29_500
@@ -79,19 +79,6 @@ def hosts() -> Iterator[tuple[Host, Host]]:
         for host in made:
             host.end_all()
             ip("netns", "delete", host.name)
-
-
-@pytest.fixture(scope="module")
-def recipe(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_recipe(tmp_path_factory.mktemp("hosts"), tiny_base)
-
-
-@pytest.fixture(scope="module")
-def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What one process makes of it."""
-    folder = tmp_path_factory.mktemp("alone") / "run"
-    train(recipe, folder)
-    return folder
 
 
 def start(hosts: tuple[Host, Host], *words: str) -> list[subprocess.Popen[str]]:

@@ -6,20 +6,14 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import SIZES
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig, RwkvConfig
 
 from danlu.adapters.fitting import fit_adapter
 from danlu.adapters.kinds import Lora
 from danlu.errors import Fault, RecipeError
 
-SIZES: dict[str, Any] = {
-    "vocab_size": 300,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
-LLAMA = LlamaConfig(**SIZES, num_key_value_heads=2)
+LLAMA = LlamaConfig(**SIZES)
 GPT2 = GPT2Config(vocab_size=300, n_embd=64, n_layer=2, n_head=4)
 RWKV = RwkvConfig(vocab_size=300, hidden_size=64, num_hidden_layers=2, tie_word_embeddings=True)
 

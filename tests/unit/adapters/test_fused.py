@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_models import SIZES
 from transformers import AutoConfig, AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
 from danlu.adapters import fused as fused_module
@@ -23,16 +24,7 @@ IDS = torch.arange(20, 60).reshape(2, 20)
 
 def adapted(dropout: float = 0.0, targets: list[str] = ALL, **changes: Any) -> Any:
     torch.manual_seed(0)
-    sizes = {
-        "vocab_size": 300,
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "initializer_range": 0.2,
-    }
-    base = LlamaForCausalLM(LlamaConfig(**{**sizes, **changes})).eval()
+    base = LlamaForCausalLM(LlamaConfig(**{**SIZES, **changes})).eval()
     return with_b(add_adapter(base, Lora(4, 8.0, dropout), targets, 0))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 from peft import PeftModel
+from small_models import SIZES
 from transformers import AutoModelForCausalLM, GPT2Config, LlamaConfig, PreTrainedConfig
 
 from danlu.adapters.fitting import fit_adapter
@@ -27,15 +28,7 @@ from danlu.training.optimizers import make_optimizer
 
 MakeStore = Callable[[Sequence[Document]], Store]
 IDS = torch.arange(20, 60).reshape(2, 20)
-SIZES: dict[str, Any] = {
-    "vocab_size": 300,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "initializer_range": 0.2,
-}
-LLAMA = LlamaConfig(**SIZES, num_key_value_heads=2)
+LLAMA = LlamaConfig(**SIZES)
 TIED = LlamaConfig(**SIZES, tie_word_embeddings=True)
 GPT2 = GPT2Config(vocab_size=300, n_embd=64, n_layer=2, n_head=4, bos_token_id=None)
 ADAPTERS: dict[str, Adapter] = {

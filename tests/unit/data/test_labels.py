@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from labelled_rows import fault, labelled, talk
 from test_template import FAMILIES, of_family, with_template  # noqa: F401 - a fixture
 
 from danlu.data.labels import ANY_LENGTH, Labelled, label_records
@@ -60,12 +61,6 @@ CONTENTS = st.one_of(
 )
 
 
-def talk(*texts: str, system: str | None = None) -> Messages:
-    roles = ["user", "assistant"] * len(texts)
-    turns = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
-    return turns if system is None else [{"role": "system", "content": system}, *turns]
-
-
 def by_the_rule(tokenizer: Any, messages: Messages) -> list[Document] | str:
     """The rule turn by turn, without anything that makes it quick."""
     answers = []
@@ -88,18 +83,6 @@ def by_the_rule(tokenizer: Any, messages: Messages) -> list[Document] | str:
 
 def outcome(result: Labelled | RowFault) -> list[Document] | str:
     return str(result) if isinstance(result, RowFault) else result.documents
-
-
-def labelled(tokenizer: Any, record: Record, max_tokens: int = ANY_LENGTH, too_long: str = "drop") -> Labelled:
-    result = label_records(tokenizer, [record], max_tokens, too_long)[0]
-    assert isinstance(result, Labelled), result
-    return result
-
-
-def fault(tokenizer: Any, record: Record, max_tokens: int = ANY_LENGTH, too_long: str = "drop") -> str:
-    result = label_records(tokenizer, [record], max_tokens, too_long)[0]
-    assert isinstance(result, RowFault), result
-    return str(result)
 
 
 def trained_text(tokenizer: Any, document: Document) -> list[str]:

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from labelled_rows import fault, labelled, talk
 from sequence_models import bart_tokenizer, t5_tokenizer
 
 from danlu.data.item import Item
-from danlu.data.labels import ANY_LENGTH, Labelled, label_records
-from danlu.data.records import Messages, Record, RowFault, to_record
+from danlu.data.labels import ANY_LENGTH, label_records
+from danlu.data.records import Record, RowFault, to_record
 from danlu.data.sources import Row
 from danlu.data.stages import LabelPlan, RowStage, SourcePlan
 from danlu.data.template import Document, label, prompt_ids
@@ -34,24 +35,6 @@ def folder_of(folder: Path, name: str) -> Path:
 @pytest.fixture(scope="module", params=["t5", "bart"])
 def tokenizer(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     return load_tokenizer(folder_of(tmp_path_factory.mktemp(request.param), request.param))
-
-
-def talk(*texts: str, system: str | None = None) -> Messages:
-    roles = ["user", "assistant"] * len(texts)
-    turns: Messages = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=False)]
-    return turns if system is None else [{"role": "system", "content": system}, *turns]
-
-
-def labelled(tokenizer: Any, record: Record, max_tokens: int = ANY_LENGTH, too_long: str = "drop") -> Labelled:
-    result = label_records(tokenizer, [record], max_tokens, too_long)[0]
-    assert isinstance(result, Labelled), result
-    return result
-
-
-def fault(tokenizer: Any, record: Record, max_tokens: int = ANY_LENGTH, too_long: str = "drop") -> str:
-    result = label_records(tokenizer, [record], max_tokens, too_long)[0]
-    assert isinstance(result, RowFault), result
-    return str(result)
 
 
 def require_parts(tokenizer: Any, document: Document, source: str, target: str) -> None:
