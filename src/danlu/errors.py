@@ -87,6 +87,18 @@ class WorkError(DanluError):
     """The work itself failed although the input was right."""
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python's, torch's or CUDA's says that memory is not enough."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(sign in text for sign in _OUT_OF_MEMORY)
+
+
+# As torch says it of the host's memory and of a device's, oneDNN, and C++ itself.
+_OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "could not create a memory", "std::bad_alloc")
+
+
 class GateError(DanluError):
     """A gate said no: an export differs from what was trained, or a metric is under its bound.
 

@@ -90,6 +90,7 @@ class RowStream:
         self._plan, self._workers, self.ledger = plan, workers, ledger
         self.rows = self.documents = self.tokens = self.trained_tokens = 0
         self._num_kept = 0
+        self._last: list[KeptRow] = []
         self._windows: Generator[Window, None, None] | None = None
         self.seek(position)
 
@@ -111,6 +112,11 @@ class RowStream:
         return position_of(self._epoch, self._number, self._taken)
 
     @property
+    def wheres(self) -> list[str]:
+        """The place of the row of each document that was taken last."""
+        return [Item.from_bytes(row.data).where for row in self._last]
+
+    @property
     def waiting(self) -> int:
         """Rows that are ready and were not taken."""
         return len(self._not_taken())
@@ -126,6 +132,7 @@ class RowStream:
             DataError: a file is wrong, or too many rows are dropped.
         """
         taken: list[Document] = []
+        self._last = []
         while len(taken) < count:
             window = self._window or self._open(counted)
             if window is None:
@@ -133,6 +140,7 @@ class RowStream:
             row, number = window.order[self._taken]
             document = row.document(number)
             taken.append(document)
+            self._last.append(row)
             if counted:
                 self._count(row, number, document)
             self._taken += 1

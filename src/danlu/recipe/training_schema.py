@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import ByteSize, Field, model_validator
 
 from danlu.recipe.base import Pattern, Section, unfit
+from danlu.recipe.guards_schema import GuardsSection
 
 _OFFLOAD = "set training.backend.stage=3, or training.backend.offload=optimizer"
 
@@ -150,7 +151,12 @@ class TrainingSection(Section):
     )
     backend: Backend = Field(AutoBackend(type="auto"), description="How several processes share the work.")
     checkpoints: CheckpointsSection | None = Field(
-        None, description="Kept on the way, to resume from with `danlu train --resume`; null: none."
+        None,
+        description="Kept on the way, to resume from with `danlu train --resume`; null: until it is complete.",
+    )
+    guards: GuardsSection | None = Field(
+        GuardsSection(),
+        description="What is done about a step that goes wrong; null: a loss that is not finite ends it.",
     )
     weight_decay: float = Field(
         0.0, ge=0.0, description="Decoupled weight decay of AdamW, on matrices; biases and norms do not decay."

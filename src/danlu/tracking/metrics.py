@@ -22,6 +22,12 @@ class MetricsFile:
         self._stream.write(json.dumps(values) + "\n")
         self._stream.flush()
 
+    def cut(self, folder: Path, last_step: int) -> None:
+        """Leaves out what was noted after a step, and goes on behind it."""
+        self.close()
+        cut_metrics(folder, last_step)
+        self._stream = (folder / FILE).open("a", encoding="utf-8")
+
     def close(self) -> None:
         """Closes the file."""
         self._stream.close()

@@ -7,10 +7,11 @@ numbers need no state: each step seeds its own (see `danlu.training.loop`).
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +34,14 @@ class Checkpoint:
         step: optimizer steps that are done.
         position: of the stream of rows after them; None where rows are prepared.
         trained: what they changed.
+        guards: what later judgements depend on (see `danlu.training.guards`); the checkpoint that it calls good is
+            not removed while this one is the newest.
     """
 
     step: int
     position: int | None
     trained: TrainedState
+    guards: dict[str, Any] = field(default_factory=dict)
 
 
 def write_checkpoint(run: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
@@ -62,7 +66,8 @@ def write_checkpoint(run: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
         {name: value.detach().cpu().contiguous() for name, value in trained.parameters.items()}, aside / _PARAMETERS
     )
     save_file(moments, aside / _MOMENTS)
-    write_json(aside / _STATE, {"step": checkpoint.step, "position": checkpoint.position, "scaler": trained.scaler})
+    state = {"step": checkpoint.step, "position": checkpoint.position, "scaler": trained.scaler}
+    write_json(aside / _STATE, {**state, "guards": checkpoint.guards})
     write_manifest(aside, "checkpoint", {"step": checkpoint.step})
     for path in aside.iterdir():
         _sync(path)
@@ -71,18 +76,30 @@ def write_checkpoint(run: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
     aside.rename(folder)
     _sync(folder.parent)
     for old in _numbered(run)[keep_last:]:
-        shutil.rmtree(old)
+        if old.name != f"step-{checkpoint.guards.get('good_step', -1):06d}":
+            shutil.rmtree(old)
     return folder
 
 
-def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[Fault]]:
+def remove_after(run: Path, step: int) -> None:
+    """Removes the checkpoints after a step, to which a run went back."""
+    for folder in _numbered(run):
+        if folder not in _numbered(run, step):
+            shutil.rmtree(folder)
+
+
+def newest_checkpoint(run: Path, last_step: float = math.inf) -> tuple[Checkpoint | None, list[Fault]]:
     """The newest checkpoint that is whole, and a fault for each newer one that is not.
+
+    Args:
+        run: the run folder.
+        last_step: none after this step is looked at.
 
     Returns:
         None where there is no whole one.
     """
     faults: list[Fault] = []
-    for folder in _numbered(run):
+    for folder in _numbered(run, last_step):
         try:
             return _read(folder), faults
         except FolderError as error:
@@ -107,14 +124,14 @@ def _read(folder: Path) -> Checkpoint:
         name, key = both.split(_BETWEEN)
         moments.setdefault(name, {})[key] = value
     trained = TrainedState(load_file(folder / _PARAMETERS), moments, state["scaler"])
-    return Checkpoint(state["step"], state["position"], trained)
+    return Checkpoint(state["step"], state["position"], trained, state.get("guards", {}))
 
 
-def _numbered(run: Path) -> list[Path]:
+def _numbered(run: Path, last_step: float = math.inf) -> list[Path]:
     """The folders of finished checkpoints, the newest first."""
     found = {path: _NAME.fullmatch(path.name) for path in (run / CHECKPOINTS).glob("step-*")}
     steps = {path: int(name.group(1)) for path, name in found.items() if name}
-    return sorted(steps, key=steps.__getitem__, reverse=True)
+    return sorted((path for path in steps if steps[path] <= last_step), key=steps.__getitem__, reverse=True)
 
 
 def _sync(path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import functools
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -47,7 +48,7 @@ class Share:
 ALONE = Share()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Feed:
     """The order of a run's documents; a position in it is one integer.
 
@@ -63,6 +64,8 @@ class Feed:
         frozen: computes the layers below the first trained one, once per document; or None.
         share: of each step's micro-batches.
         padded: each document is a row of its own (see `danlu.training.sequences`).
+        left_out: documents, by place in the store, that do not come after a step, counted from 1 (see
+            `danlu.training.guards`); of a step that has no other they come all the same.
     """
 
     store: Store
@@ -76,6 +79,7 @@ class Feed:
     frozen: FrozenLayers | None = None
     share: Share = ALONE
     padded: bool = False
+    left_out: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def rank(self) -> int:
@@ -109,11 +113,19 @@ class Feed:
 
     def documents(self, step: int) -> list[Document]:
         """The documents of a step, counted from 0."""
+        return [self.store[number] for number in self.numbers(step)]
+
+    def numbers(self, step: int) -> list[int]:
+        """Places in the store of a step's documents."""
         total = len(self.store)
         first = step * self.global_batch_size
-        last = min(first + self.global_batch_size, self._num_documents)
-        places = range(first, last)
-        return [self.store[_order(total, self.seed, place // total)[place % total]] for place in places]
+        places = range(first, min(first + self.global_batch_size, self._num_documents))
+        numbers = [_order(total, self.seed, place // total)[place % total] for place in places]
+        return [number for number in numbers if self.left_out.get(number, step + 1) > step] or numbers
+
+    def wheres(self, step: int) -> list[str]:
+        """The places of the rows that a step's documents came from."""
+        return [self.store.where(number) for number in self.numbers(step)]
 
     def batches(self, step: int) -> list[AnyBatch]:
         """This process's micro-batches of a step, counted from 0."""
@@ -198,6 +210,15 @@ class StreamFeed:
             self._positions.append(self.stream.position)
             self._next += 1
         return self._documents
+
+    def numbers(self, step: int) -> list[int]:
+        """Nothing: streamed rows have none by which to know them again."""
+        return []
+
+    def wheres(self, step: int) -> list[str]:
+        """The places of the rows that a step's documents came from."""
+        self.documents(step)
+        return self.stream.wheres
 
     def batches(self, step: int) -> list[AnyBatch]:
         """The micro-batches of a step, counted from 0."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import time
 from contextlib import ExitStack
@@ -24,11 +25,14 @@ from danlu.tracking.memory import peak_memory_bytes
 from danlu.tracking.metrics import MetricsFile, cut_metrics, read_metrics
 from danlu.tracking.progress import progress, say
 from danlu.training.processes import Processes, first_before_others, joined
+from danlu.training.quarantine import cut_quarantine
 from danlu.training.resuming import begin_run
 from danlu.training.stopping import StopRequest, stop_on_signals
 
 if TYPE_CHECKING:
     from danlu.training.shared_base import SharedBase
+
+_STEPS_TO_GO_BACK = 100
 
 
 def run_training(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False) -> dict[str, Any]:
@@ -87,14 +91,21 @@ def train_one(
             raise
         if not quiet:
             say(session.describe())
+        from danlu.training import recovery  # imports torch, as the session does
+
         try:
             result = _fit(session, folder, loaded, quiet)
         finally:
             if stream is not None:
                 opened.close()
                 write_json(folder / LEDGER, _streamed_ledger(prepared, stream))
+            if processes.first:
+                recovery.add_to_ledger(session, folder)
         if processes.first:
-            result = _close_folder(session, folder, result | _summary(prepared, stream), started)
+            result |= _summary(prepared, stream) | {"guards": recovery.account(session, folder)}
+            result = _close_folder(session, folder, result, started)
+            if loaded.recipe.training.checkpoints is None:
+                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # they were for going back alone
         if shared is not None:
             session.take_apart()
             shared.give_back(session.model)
@@ -154,6 +165,7 @@ def _go_on(session: Any, folder: Path, quiet: bool) -> None:
         session.resume(checkpoint)
     if session.processes.first:
         cut_metrics(folder, session.first_step)
+        cut_quarantine(folder, session.first_step)
     if not quiet:
         say(f"goes on after step {session.first_step}" if checkpoint else "no checkpoint is whole: begins anew")
 
@@ -178,12 +190,22 @@ def _summary(prepared: Prepared, stream: RowStream | None) -> dict[str, Any]:
 
 def _fit(session: Any, folder: Path, loaded: LoadedRecipe, quiet: bool) -> dict[str, Any]:
     """Steps, evaluation losses, checkpoints and metrics; what was trained is saved however it ends."""
+    from danlu.training.recovery import guarded_steps
+
     training = loaded.recipe.training
     metrics = MetricsFile(folder) if session.processes.first else None
     tokens, seconds, done = 0, 0.0, session.first_step
+
+    def keep(step: int, good: bool = True) -> None:
+        _checkpoint(session, folder, step, training, good)
+
+    def cut(step: int) -> None:
+        if metrics:
+            metrics.cut(folder, step)
+
     try:
         with progress("training", session.feed.num_steps, quiet) as bar, stop_on_signals() as request:
-            for step in session.steps():
+            for step in guarded_steps(session, folder, keep, cut, quiet):
                 tokens, seconds, done = tokens + step.tokens, seconds + step.seconds, step.number
                 line = _line(step, session, training)
                 if metrics:
@@ -191,14 +213,14 @@ def _fit(session: Any, folder: Path, loaded: LoadedRecipe, quiet: bool) -> dict[
                 bar.update(
                     done, f"loss {step.loss:.3f}  {tokens / seconds:.0f} tokens/s  {peak_memory_bytes() / 1e9:.1f} GB"
                 )
-                stops = _asked_to_stop(session, request)
-                if done < session.feed.num_steps and (stops or _checkpoint_due(done, training)):
-                    _checkpoint(session, folder, done, training)
+                stops, due = _asked_to_stop(session, request), _checkpoint_due(done, training)
+                if done < session.feed.num_steps and (stops or due):
+                    keep(done, due)
                 if stops and done < session.feed.num_steps:
                     raise Stopped(_save_unfinished(session, folder, done, loaded))
     except DataError as error:  # only rows that are read on the way are found to be wrong this late
         if done > session.first_step:
-            _checkpoint(session, folder, done, training)
+            keep(done, False)
         raise DataError(*error.faults, _save_unfinished(session, folder, done, loaded)) from error
     finally:
         if metrics:
@@ -207,7 +229,7 @@ def _fit(session: Any, folder: Path, loaded: LoadedRecipe, quiet: bool) -> dict[
     lines = read_metrics(folder)
     return {
         "steps": done,
-        "train_loss": lines[-1]["loss"],
+        "train_loss": next((line["loss"] for line in reversed(lines) if not line.get("fault")), None),
         "evaluation_loss": next((x["evaluation_loss"] for x in reversed(lines) if x.get("evaluation_loss")), None),
         "tokens_per_second": tokens / seconds if seconds else None,
     }
@@ -218,13 +240,16 @@ def _line(step: Any, session: Any, training: TrainingSection) -> dict[str, Any]:
     line = {
         "step": step.number,
         "epoch": round(session.feed.epoch(step.number), 4),
-        "loss": step.loss,
+        "loss": step.loss if math.isfinite(step.loss) else None,
         "learning_rate": step.learning_rate,
-        "gradient_norm": step.gradient_norm,
+        "gradient_norm": step.gradient_norm if math.isfinite(step.gradient_norm) else None,
         "tokens": step.tokens,
         "trained_tokens": step.trained_tokens,
         "seconds": step.seconds,
+        "micro_batch_tokens": step.micro_batch_tokens,
     }
+    if step.fault:
+        line["fault"] = step.fault
     if _evaluation_due(step.number, session.feed, training.evaluate_every_steps):
         line["evaluation_loss"] = session.evaluation_loss()
     return line
@@ -236,13 +261,16 @@ def _asked_to_stop(session: Any, request: StopRequest) -> bool:
 
 
 def _checkpoint_due(step: int, training: TrainingSection) -> bool:
-    return training.checkpoints is not None and step % training.checkpoints.every_steps == 0
+    """Where the recipe wants checkpoints; without, so often that a run that goes wrong can go back."""
+    if training.checkpoints is None:
+        return bool(training.guards and training.guards.max_retries) and step % _STEPS_TO_GO_BACK == 0
+    return step % training.checkpoints.every_steps == 0
 
 
-def _checkpoint(session: Any, folder: Path, step: int, training: TrainingSection) -> None:
+def _checkpoint(session: Any, folder: Path, step: int, training: TrainingSection, good: bool) -> None:
     from danlu.training.checkpoint import write_checkpoint
 
-    checkpoint = session.checkpoint(step)
+    checkpoint = session.checkpoint(step, good)
     if session.processes.first:
         write_checkpoint(folder, checkpoint, training.checkpoints.keep_last if training.checkpoints else 1)
 

@@ -21,6 +21,7 @@ from danlu.models.loading import choose_device, choose_dtype, generation_default
 from danlu.models.quantization import compute_in
 from danlu.models.saving import save_model
 from danlu.recipe import Recipe
+from danlu.recipe.guards_schema import GuardsSection
 from danlu.recipe.training_schema import ConstantSchedule, TrainingSection
 from danlu.runs import ADAPTER, MODEL
 from danlu.training import schedules
@@ -32,6 +33,7 @@ from danlu.training.engine import choose_engine
 from danlu.training.environment import describe_environment
 from danlu.training.feed import Feed, Share, StreamFeed
 from danlu.training.frozen import choose_frozen, first_trained_layer
+from danlu.training.guards import Guard, Limits
 from danlu.training.loop import Course, Step, mean_loss, train
 from danlu.training.machine import prepare_machine, release_memory
 from danlu.training.memory import MemoryPlan, checkpoint_activations, plan_memory
@@ -77,6 +79,7 @@ class Session:
         prepare_machine(processes.local_world_size)
         self.recipe, self.base, self.tokenizer, self.prepared = recipe, base, tokenizer, prepared
         self.processes, self.first_step = processes, 0
+        self.guard = Guard(_limits_of(training.guards))
         device = choose_device()
         self.dtype, planned = plan_training(recipe, base, processes, shared.load if shared else load_base)
         self._shards = shards(training.backend)
@@ -115,6 +118,7 @@ class Session:
         )
         self._share = Share(processes, self.backend.equal_shares)
         self.feed = self._make_feed(stream or train_store, device)
+        self.micro_batch_tokens = self.feed.micro_batch_tokens
 
     def _make_feed(self, rows: RowStream | Store, device: torch.device) -> Feed | StreamFeed:
         training, engine = self.recipe.training, self.engine
@@ -135,23 +139,40 @@ class Session:
             self.frozen,
             self._share,
             engine.padded,
+            self.guard.left_out,
         )
 
-    def checkpoint(self, step: int) -> Checkpoint:
-        """All that is needed to go on after a step; every process must ask, the first one writes it down."""
+    def checkpoint(self, step: int, good: bool = False) -> Checkpoint:
+        """All that is needed to go on after a step; every process must ask, the first one writes it down.
+
+        Args:
+            step: that is done.
+            good: whether the run may go back to here, unless its last step went wrong.
+        """
         position = self.feed.position(step) if isinstance(self.feed, StreamFeed) else None
-        return Checkpoint(step, position, self.backend.state())
+        if good and not self.guard.streak:
+            self.guard.good_step = step
+        tokens = {"planned": self.memory.micro_batch_tokens, "now": self.feed.micro_batch_tokens}
+        return Checkpoint(step, position, self.backend.state(), {**self.guard.state(), "micro_batch_tokens": tokens})
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint. What is kept of frozen layers is made again as it was made then."""
         self.backend.load(checkpoint.trained)
         self.first_step = checkpoint.step
+        self.guard.load(checkpoint.guards)
+        tokens = checkpoint.guards.get("micro_batch_tokens", {})
+        if tokens.get("planned") == self.memory.micro_batch_tokens:
+            self.shrink_to(tokens["now"])
         if isinstance(self.feed, StreamFeed):
             assert checkpoint.position is not None, "a streamed run wrote it"
             self.feed.go_to(checkpoint.step, checkpoint.position)
         elif self.frozen is not None:
             for step in range(min(checkpoint.step, -int(-self.feed.steps_per_epoch // 1))):
                 self.feed.batches(step)
+
+    def shrink_to(self, micro_batch_tokens: int) -> None:
+        """Cuts steps into micro-batches of at most so many tokens, if they are larger."""
+        self.feed.micro_batch_tokens = min(self.feed.micro_batch_tokens, micro_batch_tokens)
 
     @property
     def trained(self) -> Any:
@@ -183,8 +204,17 @@ class Session:
         training = self.recipe.training
         schedule = make_schedule(training, self.feed.num_steps)
         feed: Any = self.feed  # either kind: the loop asks for no more than num_steps, rank and batches
-        course = Course(schedule, training.max_gradient_norm, self.recipe.run.seed, self.first_step)
-        return train(self.trained, self.regularisation.objective(self.objective), feed, self.backend, course)
+        shrinks = training.guards is not None and training.guards.shrink_micro_batch
+        course = Course(schedule, training.max_gradient_norm, self.recipe.run.seed, self.first_step, shrinks)
+        objective = self.regularisation.objective(self.objective)
+        for step in train(self.trained, objective, feed, self.backend, course, self.guard):
+            self.micro_batch_tokens = step.micro_batch_tokens
+            yield step
+
+    def losses_of_rows(self, index: int) -> list[float]:
+        """The loss of each document of a step, counted from 0, by itself; every process must ask."""
+        documents = self.feed.documents(index)
+        return [mean_loss(self.trained, self.objective, self.feed.pack([document])) for document in documents]
 
     def evaluation_loss(self) -> float | None:
         """Mean loss per answer token of held-out rows; None if there are none."""
@@ -260,6 +290,18 @@ def plan_training(
     dtype = choose_dtype(recipe.model.dtype, device)
     require_backend(recipe, processes, dtype)
     return dtype, plan_model(recipe, base, load)
+
+
+def _limits_of(guards: GuardsSection | None) -> Limits | None:
+    if guards is None:
+        return None
+    return Limits(
+        guards.spike_factor,
+        guards.window_steps,
+        guards.max_quarantined_steps,
+        guards.max_retries,
+        guards.learning_rate_factor or 1.0,
+    )
 
 
 def _optimizer_of(training: TrainingSection) -> MakeOptimizer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -23,6 +24,14 @@ class TrainedState:
     scaler: dict[str, float] = field(default_factory=dict)
 
 
+FaultOf = Callable[[float], str]
+
+
+def no_fault(norm: float) -> str:
+    """Finds nothing wrong with any gradient norm."""
+    return ""
+
+
 class Backend(Protocol):
     """How a step is computed and kept. Where there are several processes, all of them make the same calls.
 
@@ -42,8 +51,20 @@ class Backend(Protocol):
         """Adds the gradients of a loss that is already divided by the step's weight; `last` of the step or not."""
         ...
 
-    def step(self, max_norm: float | None) -> float:
-        """Sums the gradients over all processes, clips, updates, clears; returns the norm before clipping."""
+    def step(self, max_norm: float | None, fault_of: FaultOf = no_fault) -> tuple[float, str]:
+        """Sums the gradients over all processes, clips, updates, clears.
+
+        Args:
+            max_norm: to clip to.
+            fault_of: says what is wrong with a norm; then there is no update.
+
+        Returns:
+            The norm before clipping, and what was wrong with it.
+        """
+        ...
+
+    def drop(self) -> None:
+        """Clears the gradients without an update."""
         ...
 
     def set_learning_rate(self, rate: float) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 
-from danlu.training.backends.interface import TrainedState
+from danlu.training.backends.interface import FaultOf, TrainedState, no_fault
 
 MakeOptimizer = Callable[[Mapping[str, torch.nn.Parameter]], torch.optim.Optimizer]
 _BUCKET_BYTES = 64 << 20
@@ -35,6 +36,11 @@ class MasterWeights:
             if master is not parameter:
                 master.grad = None if parameter.grad is None else parameter.grad.float()
                 parameter.grad = None
+
+    def drop_gradients(self) -> None:
+        """Clears the gradients of both."""
+        for parameter in (*self.computed.values(), *self.masters.values()):
+            parameter.grad = None
 
     def give_values(self) -> None:
         """Rounds the masters into the computed parameters."""
@@ -80,25 +86,31 @@ class Replicated:
         """Adds the gradients of a loss."""
         (self._scaler.scale(loss) if self._scaler else loss).backward()
 
-    def step(self, max_norm: float | None) -> float:
-        """Sums the gradients over all processes, clips, updates, clears; returns the norm before clipping.
+    def step(self, max_norm: float | None, fault_of: FaultOf = no_fault) -> tuple[float, str]:
+        """Sums the gradients over all processes, clips, updates, clears; the norm before clipping, and its fault.
 
-        In float16 an update whose gradients are not finite is left out, and the scale is halved.
+        In float16 gradients that are not finite are no fault: the update is left out, and the scale is halved.
         """
         self._weights.take_gradients()
         if self._world_size > 1:
             _sum_gradients(self._masters)
         if self._scaler:
             self._scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self._masters, max_norm if max_norm else float("inf"))
+        norm = float(torch.nn.utils.clip_grad_norm_(self._masters, max_norm if max_norm else float("inf")))
+        fault = "" if self._scaler and not math.isfinite(norm) else fault_of(norm)
         if self._scaler:
-            self._scaler.step(self.optimizer)
+            if not fault:
+                self._scaler.step(self.optimizer)
             self._scaler.update()
-        else:
+        elif not fault:
             self.optimizer.step()
         self._weights.give_values()
         self.optimizer.zero_grad(set_to_none=True)
-        return float(norm)
+        return norm, fault
+
+    def drop(self) -> None:
+        """Clears the gradients without an update."""
+        self._weights.drop_gradients()
 
     def set_learning_rate(self, rate: float) -> None:
         """Sets the rate of the next update; a group with an `lr_ratio` gets that multiple of it."""

@@ -10,7 +10,7 @@ from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, Offlo
 from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from danlu.training.backends.interface import TrainedState
+from danlu.training.backends.interface import FaultOf, TrainedState, no_fault
 from danlu.training.backends.replicated import MakeOptimizer, load_moments, moments_of, set_rates, sum_over_processes
 
 
@@ -63,12 +63,19 @@ class Sharded:
         """Adds the gradients of a loss, each process those of its shards."""
         loss.backward()
 
-    def step(self, max_norm: float | None) -> float:
-        """Clips, updates, clears; returns the norm before clipping."""
-        norm: Any = torch.nn.utils.clip_grad_norm_(self._trained.values(), max_norm if max_norm else float("inf"))
-        self.optimizer.step()
+    def step(self, max_norm: float | None, fault_of: FaultOf = no_fault) -> tuple[float, str]:
+        """Clips, updates, clears; the norm before clipping, and the fault by which there was no update."""
+        clipped: Any = torch.nn.utils.clip_grad_norm_(self._trained.values(), max_norm if max_norm else float("inf"))
+        norm = float(clipped.full_tensor() if isinstance(clipped, DTensor) else clipped)
+        fault = fault_of(norm)
+        if not fault:
+            self.optimizer.step()
+        self.drop()
+        return norm, fault
+
+    def drop(self) -> None:
+        """Clears the gradients without an update."""
         self.optimizer.zero_grad(set_to_none=True)
-        return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
     def set_learning_rate(self, rate: float) -> None:
         """Sets the rate of the next update; a group with an `lr_ratio` gets that multiple of it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from danlu.errors import Fault, RecipeError
 from danlu.models.quiet import quiet_deepspeed
 from danlu.recipe.training_schema import DeepSpeedBackend
-from danlu.training.backends.interface import TrainedState
+from danlu.training.backends.interface import FaultOf, TrainedState, no_fault
 from danlu.training.backends.replicated import MakeOptimizer, set_rates, sum_over_processes
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -63,6 +64,7 @@ class Zero:
     ) -> None:
         deepspeed = require_deepspeed()
         self._trained, self._stage = dict(trained), chosen.stage
+        self._offloads = chosen.offload != "none"
         self._device = next(iter(trained.values())).device
         self._world_size = torch.distributed.get_world_size()
         zero: dict[str, Any] = {"stage": chosen.stage, "reduce_scatter": self._device.type == "cuda"}
@@ -90,10 +92,29 @@ class Zero:
         """Adds the gradients of a loss; DeepSpeed takes the mean over processes, so the loss is made that larger."""
         self.model.backward(loss * self._world_size)
 
-    def step(self, max_norm: float | None) -> float:
-        """Clips to the norm given at the beginning, updates, clears; returns the norm before clipping."""
+    def step(self, max_norm: float | None, fault_of: FaultOf = no_fault) -> tuple[float, str]:
+        """Clips to the norm given at the beginning, updates, clears; the norm before clipping, and its fault.
+
+        The norm is not known before the update: DeepSpeed leaves that out by itself where the norm is not finite, and
+        what else is wrong with a norm is no fault here.
+        """
         self.model.step()
-        return float(self.model.get_global_grad_norm() or 0.0)
+        norm = float(self.model.get_global_grad_norm() or 0.0)
+        return norm, "" if math.isfinite(norm) else fault_of(norm)
+
+    def drop(self) -> None:
+        """Clears the gradients without an update, as DeepSpeed does where they are not finite."""
+        zero = self.model.optimizer
+        zero.finalize_gradient_accumulation_boundary()
+        zero.zero_grad(set_to_none=True)
+        zero.micro_step_id = 0 if self._stage == 3 else -1
+        if self._offloads:
+            zero.reset_cpu_buffers()
+        elif self._stage == 3:
+            zero.averaged_gradients = {}
+        else:
+            for gradients in (zero.averaged_gradients, zero.all_grad_tensors):
+                gradients.update(dict.fromkeys(gradients))
 
     def set_learning_rate(self, rate: float) -> None:
         """Sets the rate of the next update; a group with an `lr_ratio` gets that multiple of it."""
