@@ -43,8 +43,12 @@ def poison(monkeypatch: pytest.MonkeyPatch, tokenizer: Any, value: float = float
     monkeypatch.setattr(sessions, "choose_engine", chosen)
 
 
-def plain_rows(count: int) -> list[dict[str, str]]:
-    return [{"question": f"What is {n % 9} and {n % 7}?", "answer": f"It is {n % 9 + n % 7}." * (1 + n % 3)} for n in range(count)]
+WORDS = ["north", "south", "east", "west", "up", "down", "left", "right"]
+
+
+def plain_rows(count: int, question: str = "Which way?") -> list[dict[str, str]]:
+    """Rows of which no more can be learned than that each of eight words is as likely."""
+    return [{"question": question, "answer": f"Go {WORDS[n * 5 % 8]} now."} for n in range(count)]
 
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
@@ -53,13 +57,13 @@ def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
 
 
 def write_guarded_recipe(folder: Path, base: Path, rows: list[dict[str, str]], **training: Any) -> Path:
-    """A recipe for these rows, judged on twelve others."""
+    """A recipe for these rows, judged on eight others."""
     folder.mkdir(parents=True, exist_ok=True)
     recipe = {
         "model": {"name": str(base), "dtype": "float32"},
         "data": {
             "train": [str(write_rows(folder / "rows.jsonl", rows))],
-            "evaluation": [str(write_rows(folder / "held.jsonl", plain_rows(63)[-12:]))],
+            "evaluation": [str(write_rows(folder / "held.jsonl", plain_rows(8, "Which way then?")))],
             "leaks": None,
             "max_sequence_tokens": 128,
         },

@@ -27,6 +27,7 @@ LAYERS = [
     ["kernels"],
     ["tracking"],
     ["pages"],
+    ["audit"],
     ["runs"],
     ["recipe"],
     ["errors"],

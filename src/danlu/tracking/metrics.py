@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +13,28 @@ FILE = "metrics.jsonl"
 
 
 class MetricsFile:
-    """Appends lines to a run's metrics; each is flushed, so a stopped run keeps them all."""
+    """Appends lines to a run's metrics, each written at once, so a stopped run keeps them all."""
 
     def __init__(self, folder: Path) -> None:
-        self._stream = (folder / FILE).open("a", encoding="utf-8")
+        self._stream = (folder / FILE).open("ab", buffering=0)
 
     def write(self, values: dict[str, Any]) -> None:
-        """Appends one line."""
-        self._stream.write(json.dumps(values) + "\n")
-        self._stream.flush()
+        """Appends one line, or nothing where the disk is full."""
+        line = (json.dumps(values) + "\n").encode()
+        before = self._stream.seek(0, os.SEEK_END)
+        try:
+            written = 0
+            while written < len(line):  # what does not fit any more is an error only when it is written again
+                written += self._stream.write(line[written:])
+        except OSError:
+            self._stream.truncate(before)
+            raise
 
     def cut(self, folder: Path, last_step: int) -> None:
         """Leaves out what was noted after a step, and goes on behind it."""
         self.close()
         cut_metrics(folder, last_step)
-        self._stream = (folder / FILE).open("a", encoding="utf-8")
+        self._stream = (folder / FILE).open("ab", buffering=0)
 
     def close(self) -> None:
         """Closes the file."""

@@ -56,6 +56,22 @@ def write_checkpoint(run: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
     aside = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
+    try:
+        _write(aside, checkpoint)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)  # half of one is no use, and the disk may be full
+        raise
+    shutil.rmtree(folder, ignore_errors=True)
+    aside.rename(folder)
+    _sync(folder.parent)
+    for old in _numbered(run)[keep_last:]:
+        if old.name != f"step-{checkpoint.guards.get('good_step', -1):06d}":
+            shutil.rmtree(old)
+    return folder
+
+
+def _write(aside: Path, checkpoint: Checkpoint) -> None:
+    """Writes and syncs the files of a checkpoint."""
     trained = checkpoint.trained
     moments = {
         f"{name}{_BETWEEN}{key}": value.detach().cpu().contiguous()
@@ -72,13 +88,6 @@ def write_checkpoint(run: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
     for path in aside.iterdir():
         _sync(path)
     _sync(aside)
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
-    _sync(folder.parent)
-    for old in _numbered(run)[keep_last:]:
-        if old.name != f"step-{checkpoint.guards.get('good_step', -1):06d}":
-            shutil.rmtree(old)
-    return folder
 
 
 def remove_after(run: Path, step: int) -> None:

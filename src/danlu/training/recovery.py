@@ -15,7 +15,8 @@ from danlu.tracking.progress import say
 from danlu.training.checkpoint import newest_checkpoint, remove_after
 from danlu.training.loop import Step
 from danlu.training.quarantine import FILE, cut_quarantine, read_quarantine, set_aside, suspects
-from danlu.training.shrinking import mark_running
+from danlu.training.running import note_running
+from danlu.training.watchdog import Watchdog
 
 
 def guarded_steps(
@@ -40,7 +41,7 @@ def guarded_steps(
     while True:
         if guard.retreating:
             _go_back(session, folder, cut, quiet)
-        for step in session.steps():
+        for step in _watched(session, folder):
             if step.fault:
                 _set_aside(session, folder, step, quiet)
             if step.micro_batch_tokens != micro_batch_tokens:
@@ -52,6 +53,15 @@ def guarded_steps(
         else:
             guard.require_any_good()
             return
+
+
+def _watched(session: Any, folder: Path) -> Iterator[Step]:
+    """The steps, each watched: what the caller does between two of them is not."""
+    dog, steps = Watchdog(folder, session.patience, session.processes.rank), session.steps()
+    for number in range(session.first_step + 1, session.feed.num_steps + 1):
+        with dog.watching(number):
+            step = next(steps)
+        yield step
 
 
 def _set_aside(session: Any, folder: Path, step: Step, quiet: bool) -> None:
@@ -101,11 +111,38 @@ def _go_back(session: Any, folder: Path, cut: Callable[[int], None], quiet: bool
 
 def _note_shrinking(session: Any, folder: Path, step: Step, before: int, quiet: bool) -> None:
     if session.processes.first:
-        mark_running(folder, step.micro_batch_tokens)
+        note_running(folder, step.micro_batch_tokens)
     if not quiet:
         say(
             f"step {step.number}: memory was not enough for micro-batches of {before} tokens; from here on they have "
             f"at most {step.micro_batch_tokens}"
+        )
+
+
+def shrink_after(note: dict[str, Any] | None, session: Any, quiet: bool) -> None:
+    """Takes micro-batches of half the size, in every process, if the system ended the run for want of memory.
+
+    Args:
+        note: what `danlu.training.running.read_note` found in this process.
+        session: of the run that goes on.
+        quiet: nothing is said.
+    """
+    first, before = session.processes.first, session.largest_micro_batch
+    killed = note is not None and note["killed_for_memory"] and first
+    tokens = int(session.backend.total(max(1, note["micro_batch_tokens"] // 2) if note and killed else 0))
+    if tokens:
+        session.shrink_to(tokens)
+    if quiet or note is None:
+        return
+    if tokens:
+        say(
+            f"the system ended this run for want of memory: goes on with micro-batches of at most {tokens} tokens, "
+            f"not {note['micro_batch_tokens']}"
+        )
+    else:
+        say(
+            "the last start ended without a word; if memory was not enough, say so: "
+            f"training.micro_batch_tokens={max(1, before // 2)}"
         )
 
 

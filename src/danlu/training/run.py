@@ -24,9 +24,12 @@ from danlu.runs import CHECKPOINTS, RESOLVED, require_disk, write_json, write_ma
 from danlu.tracking.memory import peak_memory_bytes
 from danlu.tracking.metrics import MetricsFile, cut_metrics, read_metrics
 from danlu.tracking.progress import progress, say
+from danlu.training.disk import full_disk_said
 from danlu.training.processes import Processes, first_before_others, joined
 from danlu.training.quarantine import cut_quarantine
+from danlu.training.recorded import recorded
 from danlu.training.resuming import begin_run
+from danlu.training.running import noted, read_note
 from danlu.training.stopping import StopRequest, stop_on_signals
 
 if TYPE_CHECKING:
@@ -78,7 +81,9 @@ def train_one(
     started = time.perf_counter()
     quiet = quiet or not processes.first
     folder = loaded.run_folder
-    with ExitStack() as opened:
+    go_on = f"danlu train {loaded.path} --resume (with the same overrides)"
+    with full_disk_said(folder, go_on), ExitStack() as opened:
+        note = read_note(folder) if resume else None
         goes_on = begin_run(loaded, folder, processes, resume)
         try:
             session, prepared, stream = _set_up(loaded, folder, opened, processes, shared)
@@ -93,19 +98,22 @@ def train_one(
             say(session.describe())
         from danlu.training import recovery  # imports torch, as the session does
 
-        try:
-            result = _fit(session, folder, loaded, quiet)
-        finally:
-            if stream is not None:
-                opened.close()
-                write_json(folder / LEDGER, _streamed_ledger(prepared, stream))
+        recovery.shrink_after(note, session, quiet)
+        with recorded(loaded, session, prepared, processes.first):
+            try:
+                with noted(folder, session.largest_micro_batch, processes.first):
+                    result = _fit(session, folder, loaded, quiet)
+            finally:
+                if stream is not None:
+                    opened.close()
+                    write_json(folder / LEDGER, _streamed_ledger(prepared, stream))
+                if processes.first:
+                    recovery.add_to_ledger(session, folder)
             if processes.first:
-                recovery.add_to_ledger(session, folder)
-        if processes.first:
-            result |= _summary(prepared, stream) | {"guards": recovery.account(session, folder)}
-            result = _close_folder(session, folder, result, started)
-            if loaded.recipe.training.checkpoints is None:
-                shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # they were for going back alone
+                result |= _summary(prepared, stream) | {"guards": recovery.account(session, folder)}
+                result = _close_folder(session, folder, result, started)
+                if loaded.recipe.training.checkpoints is None:
+                    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # they were for going back alone
         if shared is not None:
             session.take_apart()
             shared.give_back(session.model)

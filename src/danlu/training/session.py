@@ -43,6 +43,7 @@ from danlu.training.processes import THIS_ALONE, Processes
 from danlu.training.regularisation import Regularisation
 from danlu.training.shared_base import SharedBase
 from danlu.training.trained import base_hash
+from danlu.training.watchdog import Patience
 
 _NUM_FIRST_ROWS = 20  # of a stream: for the probes, and to choose the attention by
 
@@ -79,7 +80,7 @@ class Session:
         prepare_machine(processes.local_world_size)
         self.recipe, self.base, self.tokenizer, self.prepared = recipe, base, tokenizer, prepared
         self.processes, self.first_step = processes, 0
-        self.guard = Guard(_limits_of(training.guards))
+        self.guard, self.patience = Guard(_limits_of(training.guards)), _patience_of(training.guards)
         device = choose_device()
         self.dtype, planned = plan_training(recipe, base, processes, shared.load if shared else load_base)
         self._shards = shards(training.backend)
@@ -173,6 +174,14 @@ class Session:
     def shrink_to(self, micro_batch_tokens: int) -> None:
         """Cuts steps into micro-batches of at most so many tokens, if they are larger."""
         self.feed.micro_batch_tokens = min(self.feed.micro_batch_tokens, micro_batch_tokens)
+
+    @property
+    def largest_micro_batch(self) -> int:
+        """Most tokens that a forward pass can have, as steps are cut now."""
+        if isinstance(self.feed, StreamFeed):
+            return self.feed.micro_batch_tokens
+        longest: list[int] = sorted(self.feed.store.lengths().tolist())[-self.feed.global_batch_size :]
+        return max(longest[-1], min(self.feed.micro_batch_tokens, sum(longest)))
 
     @property
     def trained(self) -> Any:
@@ -302,6 +311,12 @@ def _limits_of(guards: GuardsSection | None) -> Limits | None:
         guards.max_retries,
         guards.learning_rate_factor or 1.0,
     )
+
+
+def _patience_of(guards: GuardsSection | None) -> Patience | None:
+    if guards is None or guards.stuck_step_seconds is None:
+        return None
+    return Patience(guards.stuck_step_seconds, guards.stuck_step_factor, guards.abort_stuck_step)
 
 
 def _optimizer_of(training: TrainingSection) -> MakeOptimizer:
