@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -51,6 +52,28 @@ def plain_rows(count: int, question: str = "Which way?") -> list[dict[str, str]]
     return [{"question": question, "answer": f"Go {WORDS[n * 5 % 8]} now."} for n in range(count)]
 
 
+def write_learned_base(base: Path, folder: Path) -> Path:
+    """A copy of a small base that has learned the plain rows: as a real base has learned language."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModelForCausalLM.from_pretrained(base).float()
+    texts = []
+    for row in [*plain_rows(8), *plain_rows(8, "Which way then?")]:
+        turns = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
+        texts.append(tokenizer.apply_chat_template(turns, tokenize=False))
+    ids = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
+    labels = ids["input_ids"].masked_fill(ids["attention_mask"] == 0, -100)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
+    for step in range(30):
+        optimizer.param_groups[0]["lr"] = 5e-3 * (1 - step / 30)
+        model(**ids, labels=labels).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    shutil.copytree(base, folder)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
 def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -72,7 +95,7 @@ def write_guarded_recipe(folder: Path, base: Path, rows: list[dict[str, str]], *
             "learning_rate": 5e-3,
             "global_batch_size": 4,
             "micro_batch_tokens": 128,
-            "num_epochs": 4,
+            "num_epochs": 2,
             **training,
         },
         "evaluation": {"max_new_tokens": 4},

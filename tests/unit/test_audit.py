@@ -86,7 +86,9 @@ def test_a_removed_entry_is_missed(log: Path, place: int) -> None:
     log.write_text("".join(lines))
     found = faults(log)
     if place < 4:
-        assert f"entry {place + 2} does not follow entry {place}: 1 removed before it\n  where: LOG:{place + 1}\n" in found
+        assert (
+            f"entry {place + 2} does not follow entry {place}: 1 removed before it\n  where: LOG:{place + 1}\n" in found
+        )
     else:
         assert "entry 5 was written here, and is missing" in found
 

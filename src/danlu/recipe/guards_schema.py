@@ -11,10 +11,10 @@ class GuardsSection(Section):
     """What is done about a step that goes wrong; on unless it is null."""
 
     spike_factor: float | None = Field(
-        8.0,
+        6.0,
         gt=1.0,
         description="A step trips when its loss or gradient norm is so many spreads above the median of the steps "
-        "before it; null: only when one of them is not finite.",
+        "before it (2.5 times an even loss, more where losses differ); null: only when one of them is not finite.",
     )
     window_steps: int = Field(32, ge=8, description="The so many last good steps are what is usual.")
     max_quarantined_steps: int = Field(

@@ -21,8 +21,9 @@ TOO_MANY_IN_A_ROW = 3
 _ENOUGH_STEPS = 8  # before that, what is usual is not known
 _EARLY_RISE = 5.0  # nats by which a loss may rise until then
 _NORMAL = 1.4826  # median absolute deviation of a normal distribution to its standard deviation
-# Below this share of the median nothing is a spread: losses of large batches differ by less, norms by more.
-_LOSS_SHARE, _NORM_SHARE, _LEAST_LOSS = 0.15, 1.0, 0.1
+# Below this no difference of logarithms is a spread: losses of large batches differ by less, norms by more.
+_LOSS_SPREAD, _NORM_SPREAD, _LOSS_OFFSET = 0.15, 0.5, 0.5
+_TINY, _LARGEST_LOG = 1e-30, 700.0
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Limits:
     """How much a run may go wrong.
 
     Attributes:
-        spike_factor: spreads above the median that a step may be; None: any number that is finite.
+        spike_factor: spreads above the median, of logarithms, that a step may be; None: any number that is finite.
         window_steps: good steps that the median is taken of.
         max_quarantined_steps: steps that may be set aside.
         max_retries: how often the run may go back.
@@ -89,7 +90,7 @@ class Guard:
         """What is wrong with a step's gradient norm; empty if nothing is."""
         most = math.inf
         if self.limits.spike_factor and len(self._norms) >= _ENOUGH_STEPS:
-            most = usual(self._norms, self.limits.spike_factor, _NORM_SHARE)
+            most = usual(self._norms, self.limits.spike_factor, _NORM_SPREAD)
         return self._fault("gradient norm", norm, most)
 
     def most_loss(self) -> float:
@@ -98,7 +99,7 @@ class Guard:
             return math.inf
         if len(self._losses) < _ENOUGH_STEPS:
             return max(2 * max(self._losses), max(self._losses) + _EARLY_RISE)
-        return usual(self._losses, self.limits.spike_factor, _LOSS_SHARE, _LEAST_LOSS)
+        return usual(self._losses, self.limits.spike_factor, _LOSS_SPREAD, _LOSS_OFFSET)
 
     def _fault(self, what: str, value: float, most: float) -> str:
         if not math.isfinite(value):
@@ -187,16 +188,23 @@ class Guard:
         self.retreats = [dict(one) for one in state.get("retreats", ())]
 
 
-def usual(values: Iterable[float], factor: float, least_share: float, least: float = 0.0) -> float:
-    """The highest of such values that is not a spike: median + factor × spread.
+def usual(values: Iterable[float], factor: float, least_spread: float, offset: float = 0.0) -> float:
+    """The highest of such values that is not a spike: by so many spreads above the median, both of the logarithms.
 
-    The spread is the median absolute deviation, scaled to a normal distribution's standard deviation (Rousseeuw and
-    Croux, 1993): a spike among the values does not move it. It is at least a share of the median, and `least`.
+    Losses of few rows, and gradient norms, differ by factors. The spread is the median absolute deviation, scaled to a
+    normal distribution's standard deviation (Rousseeuw and Croux, 1993): a spike among the values does not move it.
+
+    Args:
+        values: not negative.
+        factor: spreads above the median.
+        least_spread: below which nothing is one.
+        offset: added to each value before its logarithm is taken: what is far below it does not differ.
     """
-    known = list(values)
-    median = statistics.median(known)
-    deviation = _NORMAL * statistics.median(abs(value - median) for value in known)
-    return median + factor * max(deviation, least_share * median, least)
+    logs = [math.log(max(value + offset, _TINY)) for value in values]
+    median = statistics.median(logs)
+    deviation = _NORMAL * statistics.median(abs(value - median) for value in logs)
+    highest = median + factor * max(deviation, least_spread)
+    return math.exp(min(highest, _LARGEST_LOG)) - offset
 
 
 def _times(count: int) -> str:

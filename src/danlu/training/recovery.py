@@ -106,7 +106,7 @@ def _go_back(session: Any, folder: Path, cut: Callable[[int], None], quiet: bool
         remove_after(folder, checkpoint.step)
     if not quiet:
         slower = f", with {guard.rate_factor:.3g} of the learning rate" if guard.rate_factor < 1 else ""
-        say(f"{tripped}, and so did the steps before it: goes back to step {checkpoint.step}{slower}")
+        say(f"{tripped}; the steps before it went wrong too: goes back to step {checkpoint.step}{slower}")
 
 
 def _note_shrinking(session: Any, folder: Path, step: Step, before: int, quiet: bool) -> None:

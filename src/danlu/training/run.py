@@ -233,7 +233,7 @@ def _fit(session: Any, folder: Path, loaded: LoadedRecipe, quiet: bool) -> dict[
     finally:
         if metrics:
             metrics.close()
-    session.save(folder)
+    _save(session, folder)
     lines = read_metrics(folder)
     return {
         "steps": done,
@@ -283,9 +283,25 @@ def _checkpoint(session: Any, folder: Path, step: int, training: TrainingSection
         write_checkpoint(folder, checkpoint, training.checkpoints.keep_last if training.checkpoints else 1)
 
 
+def _save(session: Any, folder: Path) -> None:
+    """Saves what was trained, whole or not at all; every process must call."""
+    aside = folder / ".trained.writing"
+    if session.processes.first:
+        shutil.rmtree(aside, ignore_errors=True)
+        aside.mkdir()
+    try:
+        session.save(aside)
+        for path in aside.iterdir() if session.processes.first else ():
+            shutil.rmtree(folder / path.name, ignore_errors=True)
+            path.rename(folder / path.name)
+    finally:
+        if session.processes.first:
+            shutil.rmtree(aside, ignore_errors=True)
+
+
 def _save_unfinished(session: Any, folder: Path, steps: int, loaded: LoadedRecipe) -> Fault:
     """Saves what a run that ends early has trained, and says so."""
-    session.save(folder)
+    _save(session, folder)
     return Fault(
         f"stopped after step {steps} of {session.feed.num_steps}; what was trained so far is saved",
         str(folder),
