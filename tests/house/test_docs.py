@@ -13,6 +13,7 @@ from danlu.data.augmentation import AUGMENTERS
 from danlu.data.cleaning import STEPS
 from danlu.recipe import adapter_schema, training_schema
 from danlu.recipe.data_schema import DataSection
+from danlu.recipe.guards_schema import GuardsSection
 from danlu.recipe.model_schema import EightBitQuantization, FourBitQuantization
 from danlu.recipe.run_schema import LocalLauncher, RayLauncher
 from danlu.recipe.training_schema import TrainingSection
@@ -57,7 +58,7 @@ def test_the_page_names_every_key_of_what_is_trained_and_how_it_is_kept(page: Pa
         *(adapter_schema.LokrSection, adapter_schema.VeraSection, FourBitQuantization, EightBitQuantization),
         *(training_schema.FreezeSection, training_schema.Fsdp2Backend, training_schema.DeepSpeedBackend),
         *(training_schema.AutoBackend, training_schema.DdpBackend, training_schema.CheckpointsSection),
-        *(training_schema.BaseDropout, LocalLauncher, RayLauncher),
+        *(training_schema.BaseDropout, GuardsSection, LocalLauncher, RayLauncher),
     )
     keys = {key for section in sections for key in section.model_fields} - {"type"}
     kinds = {

@@ -79,7 +79,8 @@ def test_micro_batches_are_halved_from_what_a_step_has() -> None:
     assert fewer_tokens(documents(30, 30, 30), 4096) == 45
     rows, tokens = documents(300, 40, 100), 4096
     for fewer in (220, 110, 55, 27):
-        assert (tokens := fewer_tokens(rows, tokens)) == fewer
+        tokens = fewer_tokens(rows, tokens)
+        assert tokens == fewer
     with pytest.raises(WorkError, match="memory is not enough for a row of 300 tokens alone"):
         fewer_tokens(rows, tokens)
 
