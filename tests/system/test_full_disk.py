@@ -32,7 +32,8 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True).returncode != 0:
         pytest.skip("a file system can be mounted by root alone, where that is allowed")
     yield place
-    subprocess.run(["umount", str(place)], check=True)
+    # Checkpoints that were read may be mapped still.
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +75,7 @@ def fill_after(step: int, place: Path, left_bytes: int, monkeypatch: pytest.Monk
     monkeypatch.setattr(runs, "_asked_to_stop", asked)
 
 
-@pytest.mark.parametrize("left_bytes", [0, 8 << 10, 24 << 10, 48 << 10, 64 << 10])
+@pytest.mark.parametrize("left_bytes", [0, 24 << 10, 64 << 10])
 def test_a_disk_that_is_full_at_a_checkpoint(
     left_bytes: int, recipe: Path, whole: Path, small_disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

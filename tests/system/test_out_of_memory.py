@@ -24,20 +24,20 @@ _CGROUPS = Path("/sys/fs/cgroup")
 
 @pytest.fixture(scope="module")
 def recipe(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two steps of sixteen long rows on a model whose activations are most of what it needs."""
+    """Two steps of twelve long rows on a model whose activations are most of what it needs."""
     folder = tmp_path_factory.mktemp("out_of_memory")
     shutil.copytree(tiny_base, folder / "base")
     config = LlamaConfig.from_pretrained(tiny_base)
-    config.update({"hidden_size": 128, "intermediate_size": 1536, "num_hidden_layers": 8})
+    config.update({"hidden_size": 64, "intermediate_size": 1536, "num_hidden_layers": 6})
     torch.manual_seed(0)
     LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder / "base")
-    rows = [{"question": f"{n} " + f"{n * 7} and " * 60, "answer": f"It is {n}."} for n in range(32)]
+    rows = [{"question": f"{n} " + f"{n * 7} and " * 140, "answer": f"It is {n}."} for n in range(12)]
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     recipe = {
         "model": {"name": str(folder / "base"), "dtype": "float32"},
-        "data": {"train": [str(folder / "rows.jsonl")], "max_sequence_tokens": 512},
+        "data": {"train": [str(folder / "rows.jsonl")], "max_sequence_tokens": 1024},
         "adapter": {"type": "lora", "rank": 4},
-        "training": {"learning_rate": 1e-3, "global_batch_size": 16, "micro_batch_tokens": 65536},
+        "training": {"learning_rate": 1e-3, "global_batch_size": 12, "micro_batch_tokens": 65536, "num_epochs": 2},
         "evaluation": {"max_new_tokens": 2},
     }
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
@@ -79,7 +79,7 @@ def halved(recipe: Path, whole: Trained, tmp_path_factory: pytest.TempPathFactor
 def test_a_failed_allocation_is_the_same_step_in_smaller_pieces(
     recipe: Path, whole: Trained, halved: Trained, tmp_path: Path
 ) -> None:
-    assert whole.took_bytes > 1.3 * halved.took_bytes, "or this shows nothing"
+    assert whole.took_bytes > halved.took_bytes + (96 << 20), "or this shows nothing"
     found = limited(recipe, tmp_path / "run", (whole.took_bytes + halved.took_bytes) // 2)
     tokens = found.result["guards"]["micro_batch_tokens"]
     assert tokens == halved.result["guards"]["micro_batch_tokens"]

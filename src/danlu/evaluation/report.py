@@ -68,11 +68,11 @@ def verdict(metrics: dict[str, dict[str, float]]) -> str:
 
 def curve_chart(curve: list[dict[str, Any]]) -> dict[str, Any] | None:
     """The loss curves as SVG geometry: two paths, axis labels; None without steps."""
-    points = [(line["step"], line["loss"]) for line in curve]
+    points = [(line["step"], line["loss"]) for line in curve if line["loss"] is not None]
     held = [(line["step"], line["evaluation_loss"]) for line in curve if line["evaluation_loss"] is not None]
     if not points:
         return None
-    last = max(step for step, _ in points)
+    last = max(step for step, _ in points + held)
     ticks = round_ticks(max(value for _, value in points + held))
     top = ticks[-1]
 

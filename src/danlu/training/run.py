@@ -24,10 +24,10 @@ from danlu.runs import CHECKPOINTS, RESOLVED, require_disk, write_json, write_ma
 from danlu.tracking.memory import peak_memory_bytes
 from danlu.tracking.metrics import MetricsFile, cut_metrics, read_metrics
 from danlu.tracking.progress import progress, say
-from danlu.training.disk import full_disk_said
 from danlu.training.processes import Processes, first_before_others, joined
 from danlu.training.quarantine import cut_quarantine
 from danlu.training.recorded import recorded
+from danlu.training.resources import want_said
 from danlu.training.resuming import begin_run
 from danlu.training.running import noted, read_note
 from danlu.training.stopping import StopRequest, stop_on_signals
@@ -82,7 +82,7 @@ def train_one(
     quiet = quiet or not processes.first
     folder = loaded.run_folder
     go_on = f"danlu train {loaded.path} --resume (with the same overrides)"
-    with full_disk_said(folder, go_on), ExitStack() as opened:
+    with want_said(folder, go_on), ExitStack() as opened:
         note = read_note(folder) if resume else None
         goes_on = begin_run(loaded, folder, processes, resume)
         try:

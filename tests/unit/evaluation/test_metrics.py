@@ -98,3 +98,13 @@ def test_the_table_says_on_how_many_questions_the_loss_was_taken() -> None:
     metrics = {"base": {"loss": 2.0}, "tuned": {"loss": 1.0}}
     assert "48 questions" in metric_table(metrics, 48)[0]["title"]
     assert "questions" not in metric_table(metrics)[0]["title"]
+
+
+def test_a_step_without_a_loss_leaves_a_gap_in_the_curve() -> None:
+    curve = [{"step": step, "loss": 2.0, "evaluation_loss": None} for step in (1, 2, 3)]
+    curve[1]["loss"] = None
+    curve.append({"step": 4, "loss": None, "evaluation_loss": 1.5})
+    chart = curve_chart(curve)
+    assert chart is not None
+    assert chart["training"].count(",") == 2
+    assert chart["last"] == 4

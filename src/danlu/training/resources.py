@@ -1,4 +1,4 @@
-"""A disk that is full while a run trains: one message, and what was whole before stays whole."""
+"""A machine that has not enough, found out while a run trains: one message, and what was whole before stays whole."""
 
 from __future__ import annotations
 
@@ -9,28 +9,33 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from danlu.errors import Fault, WorkError
+from danlu.errors import Fault, WorkError, is_out_of_memory
 
 
 @contextlib.contextmanager
-def full_disk_said(folder: Path, go_on: str) -> Iterator[None]:
-    """Makes one message of what a full disk raises, whichever library finds it full.
+def want_said(folder: Path, go_on: str) -> Iterator[None]:
+    """Makes one message of what a full disk or too little memory raises, whichever library finds it out.
 
     Args:
         folder: what is written.
-        go_on: what to type once there is space.
+        go_on: what to type once there is room.
 
     Raises:
-        WorkError: the disk, or this user's part of it, is full.
+        WorkError: the disk, or this user's part of it, is full; or memory is not enough.
     """
     try:
         yield
     except (OSError, SafetensorError) as error:
         if not _is_full(error):
             raise
-        hint = f"free some space there, and go on: {go_on}"
         where = str(getattr(error, "filename", None) or folder)
+        hint = f"free some space there, and go on: {go_on}"
         raise WorkError(Fault("the disk is full; what was whole before is as it was", where, hint=hint)) from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        hint = f"close other programs, or take a smaller training.micro_batch_tokens, and go on: {go_on}"
+        raise WorkError(Fault("memory is not enough", str(folder), hint=hint)) from error
 
 
 def _is_full(error: Exception) -> bool:
