@@ -63,10 +63,13 @@ def write_learned_base(base: Path, folder: Path) -> Path:
         texts.append(tokenizer.apply_chat_template(turns, tokenize=False))
     ids = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
     labels = ids["input_ids"].masked_fill(ids["attention_mask"] == 0, -100)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for step in range(30):
-        optimizer.param_groups[0]["lr"] = 5e-3 * (1 - step / 30)
-        model(**ids, labels=labels).loss.backward()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    chance = torch.Generator().manual_seed(0)
+    for step in range(80):
+        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 80)
+        half = torch.randperm(len(texts), generator=chance)[: len(texts) // 2]
+        given = {name: value[half] for name, value in ids.items()}
+        model(**given, labels=labels[half]).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
     shutil.copytree(base, folder)

@@ -203,6 +203,9 @@ def test_several_processes_decide_alike(
     poison(monkeypatch, tokenizer)
     recipe = write_guarded_recipe(tmp_path, base, put_in([*WITHOUT_LOSS, *GARBLED]), num_epochs=1)
     alone = train(recipe, f"run.folder={tmp_path / 'alone'}")
+    steps = [entry["step"] for entry in lines(tmp_path / "alone", "quarantine.jsonl")]
+    assert {3, 4, 5} <= set(steps), "three in a row"
+    assert alone["guards"]["retreats"] == [], "the other rows of these steps are as usual"
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     words = [f"training.backend={BACKENDS[backend]}", f"run.folder={tmp_path / 'several'}", "--json"]
     done = subprocess.run(

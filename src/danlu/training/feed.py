@@ -65,7 +65,7 @@ class Feed:
         share: of each step's micro-batches.
         padded: each document is a row of its own (see `danlu.training.sequences`).
         left_out: documents, by place in the store, that do not come after a step, counted from 1 (see
-            `danlu.training.guards`); of a step that has no other they come all the same.
+            `danlu.training.guards`); a step of nothing else has none.
     """
 
     store: Store
@@ -121,7 +121,7 @@ class Feed:
         first = step * self.global_batch_size
         places = range(first, min(first + self.global_batch_size, self._num_documents))
         numbers = [_order(total, self.seed, place // total)[place % total] for place in places]
-        return [number for number in numbers if self.left_out.get(number, step + 1) > step] or numbers
+        return [number for number in numbers if self.left_out.get(number, step + 1) > step]
 
     def wheres(self, step: int) -> list[str]:
         """The places of the rows that a step's documents came from."""

@@ -1,9 +1,10 @@
 """What makes a step suspicious, and what follows: its rows are set aside, or the run goes back and learns slower.
 
-A loss or a gradient norm that is not finite, or far above what it was, trips: the update is not made. One such step
-is put down to its rows, and left out. Three in a row are put down to the weights: the run goes back to its last good
-checkpoint, and goes on with a smaller learning rate. All of it follows from the numbers of the steps, which every
-process has alike, and from what a checkpoint keeps: a run that is resumed decides as one that never stopped.
+A loss or a gradient norm that is not finite, or far above what it was, trips: the update is not made. Such a step is
+put down to its rows, and left out; but three in a row of which most rows are far above are put down to the weights:
+the run goes back to its last good checkpoint, and goes on with a smaller learning rate. All of it follows from the
+numbers of the steps, which every process has alike, and from what a checkpoint keeps: a run that is resumed decides
+as one that never stopped.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Guard:
         limits: None: a loss that is not finite ends the run at once.
 
     Attributes:
-        streak: steps in a row, up to now, that tripped.
+        streak: steps in a row, up to now, that tripped by more than some of their rows.
         quarantined: steps that were set aside.
         left_out: rows that were to blame, by their number in the training data, each with the step of it; they are
             not trained on in later steps.
@@ -123,6 +124,10 @@ class Guard:
         self._losses.append(loss)
         if math.isfinite(norm):  # in float16 it need not be
             self._norms.append(norm)
+
+    def clear_weights(self) -> None:
+        """Puts a step that tripped down to some of its rows: the others are as usual, and so are the weights."""
+        self.streak = 0
 
     def require_hope(self, number: int, fault: str, where: str) -> None:
         """Ends the run where it went wrong too often.

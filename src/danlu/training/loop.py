@@ -19,6 +19,8 @@ from danlu.training.schedules import Schedule
 from danlu.training.sequences import AnyBatch
 from danlu.training.shrinking import fewer_tokens, within_memory
 
+ALL_LEFT_OUT = "all of its rows were set aside before"
+
 
 @dataclass(frozen=True)
 class Step:
@@ -88,6 +90,10 @@ def train(
     for index in range(course.first_step, feed.num_steps):
         started = time.perf_counter()
         rate = course.schedule(index) * guard.rate_factor
+        if not feed.documents(index):
+            seconds = time.perf_counter() - started
+            yield Step(index + 1, math.nan, rate, math.nan, 0, 0, seconds, feed.micro_batch_tokens, ALL_LEFT_OUT)
+            continue
         backend.set_learning_rate(rate)
         passes = None
         while passes is None:

@@ -42,7 +42,7 @@ def guarded_steps(
         if guard.retreating:
             _go_back(session, folder, cut, quiet)
         for step in _watched(session, folder):
-            if step.fault:
+            if step.fault and step.trained_tokens:
                 _set_aside(session, folder, step, quiet)
             if step.micro_batch_tokens != micro_batch_tokens:
                 _note_shrinking(session, folder, step, micro_batch_tokens, quiet)
@@ -69,8 +69,9 @@ def _set_aside(session: Any, folder: Path, step: Step, quiet: bool) -> None:
     guard, feed, index = session.guard, session.feed, step.number - 1
     wheres, numbers, losses = feed.wheres(index), feed.numbers(index), session.losses_of_rows(index)
     blamed = suspects(losses, guard.most_loss())
-    if len(blamed) < len(losses):
-        guard.left_out.update({numbers[place]: step.number for place in blamed if numbers})
+    guard.left_out.update({numbers[place]: step.number for place in blamed if numbers})
+    if 0 < len(blamed) <= len(losses) // 2:
+        guard.clear_weights()
     if session.processes.first:
         entry = {
             "step": step.number,

@@ -222,8 +222,9 @@ class Session:
 
     def losses_of_rows(self, index: int) -> list[float]:
         """The loss of each document of a step, counted from 0, by itself; every process must ask."""
-        documents = self.feed.documents(index)
-        return [mean_loss(self.trained, self.objective, self.feed.pack([document])) for document in documents]
+        documents, first = self.feed.documents(index), self.processes.first
+        losses = [mean_loss(self.trained, self.objective, self.feed.pack([document])) for document in documents]
+        return [self.backend.total(loss if first else 0.0) for loss in losses]  # the last bit may be another elsewhere
 
     def evaluation_loss(self) -> float | None:
         """Mean loss per answer token of held-out rows; None if there are none."""

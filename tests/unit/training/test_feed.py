@@ -79,3 +79,17 @@ def test_the_micro_batches_of_a_step_hold_its_documents(store: Store, budget: in
         assert targets == Counter(document.ids[2] for document in feed.documents(step))
         assert all(batch.ids.shape[1] <= max(budget, 3) for batch in batches)
         assert sum(batch.num_tokens for batch in batches) == 3 * len(feed.documents(step))
+
+
+def test_a_row_that_is_left_out_does_not_come_after_its_step_and_the_others_stay_where_they_are(store: Store) -> None:
+    feed = feed_of(store, 3, 4)
+    numbers = [feed.numbers(step) for step in range(feed.num_steps)]
+    out = numbers[1][2]
+    left = Feed(store, 3, 4, 0, 512, False, torch.device("cpu"), left_out={out: 2})
+    assert [left.numbers(0), left.numbers(1)] == numbers[:2], "it was known with the second step, and stays there"
+    for step in range(2, feed.num_steps):
+        assert left.numbers(step) == [number for number in numbers[step] if number != out]
+        assert left.documents(step) == [store[number] for number in left.numbers(step)]
+    everything = Feed(store, 3, 4, 0, 512, False, torch.device("cpu"), left_out=dict.fromkeys(range(COUNT), 1))
+    assert everything.documents(2) == []
+    assert everything.batches(2) == []
