@@ -13,7 +13,7 @@ from typing import Any
 import click
 
 from danlu import __version__
-from danlu.errors import DanluError, Fault, InputError
+from danlu.errors import DanluError, Fault, InputError, is_out_of_memory
 
 _OVERRIDES_HELP = "OVERRIDES are words such as training.learning_rate=1e-4; they win over the file."
 
@@ -278,7 +278,9 @@ def main(arguments: list[str] | None = None) -> None:
         status = 0
     except OSError as error:
         status = _fail(_refused(error), as_json)
-    except MemoryError:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         status = _fail(_out_of_memory(), as_json)
     sys.exit(status)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import os
@@ -15,6 +16,7 @@ import torch
 from planted import NOISE, POISON, plain_rows, poison, write_guarded_recipe, write_learned_base
 from small_runs import assert_same, numbers_of
 
+from danlu.audit import audit_path, read_audit, verify
 from danlu.errors import Stopped, WorkError
 from danlu.recipe import load_recipe
 from danlu.training import run as runs
@@ -220,3 +222,53 @@ def test_several_processes_decide_alike(
     assert result["guards"]["suspects"] == alone["guards"]["suspects"]
     assert result["guards"]["quarantined_steps"] >= 4
     assert_same(tmp_path / "several", tmp_path / "alone")
+
+
+def audited(folder: Path) -> list[dict[str, Any]]:
+    """What the audit log says of a run."""
+    return [entry for entry in read_audit(audit_path()).entries if entry.get("run_folder") == str(folder)]
+
+
+def test_each_run_is_in_the_audit_log_with_what_it_came_from_and_to(clean: dict[str, Any]) -> None:
+    folder = Path(clean["run_folder"])
+    begun, ended = audited(folder)
+    assert (begun["kind"], ended["kind"], ended["outcome"]) == ("training started", "training ended", "done")
+    assert ended["start"] == begun["hash"]
+    assert begun["user"]
+    assert begun["recipe_sha256"] == hashlib.sha256((folder / "recipe.resolved.yaml").read_bytes()).hexdigest()
+    for name, digest in begun["data_sha256"].items():
+        assert digest == hashlib.sha256((Path(clean["prepared_folder"]) / name).read_bytes()).hexdigest()
+    assert {"documents.arrow", "train.arrow", "evaluation.arrow"} <= begun["data_sha256"].keys()
+    assert begun["base_sha256"] == json.loads((folder / "manifest.json").read_text())["base_sha256"]
+    (weights,) = ended["trained_sha256"].items()
+    assert weights[1] == hashlib.sha256((folder / weights[0]).read_bytes()).hexdigest()
+    assert verify()["path"] == str(audit_path())
+
+
+def test_a_run_that_stops_or_fails_says_so_there_and_no_text_of_a_row(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = write_guarded_recipe(tmp_path, base, ROWS)
+    with monkeypatch.context() as patch:
+        cut_off(patch, 2, by_stop=True)
+        with pytest.raises(Stopped):
+            train(recipe)
+    train(recipe, resume=True)
+    found = audited(tmp_path / "run")
+    assert [entry.get("outcome") for entry in found] == [None, "stopped", None, "done"]
+    assert found[2]["after_step"] == 2
+    with pytest.raises(WorkError):
+        train(recipe, *EXPLODING, "training.guards={max_retries: 0}", f"run.folder={tmp_path / 'failed'}")
+    *_, ended = audited(tmp_path / "failed")
+    assert ended["outcome"] == "failed"
+    assert ended["why"].startswith("WorkError: 3 steps in a row went wrong")
+    assert "Which way" not in audit_path().read_text()
+
+
+def test_a_log_that_can_not_be_written_stops_no_run_and_is_said(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("DANLU_AUDIT", str(tmp_path / "file" / "audit.jsonl"))
+    train(write_guarded_recipe(tmp_path, base, ROWS), "training.max_steps=2")
+    assert capsys.readouterr().err.count("the audit log can't be written, and this is not in it: training") == 2
