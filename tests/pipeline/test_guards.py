@@ -272,3 +272,16 @@ def test_a_log_that_can_not_be_written_stops_no_run_and_is_said(
     monkeypatch.setenv("DANLU_AUDIT", str(tmp_path / "file" / "audit.jsonl"))
     train(write_guarded_recipe(tmp_path, base, ROWS), "training.max_steps=2")
     assert capsys.readouterr().err.count("the audit log can't be written, and this is not in it: training") == 2
+
+
+def test_a_run_with_too_many_bad_steps_ends_and_goes_on_when_more_are_allowed(
+    base: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poison(monkeypatch, tokenizer)
+    recipe = write_guarded_recipe(tmp_path, base, put_in(WITHOUT_LOSS))
+    whole = train(recipe, f"run.folder={tmp_path / 'whole'}")
+    with pytest.raises(WorkError, match=r"2 steps went wrong[\s\S]*allowed: at most 1[\s\S]*go on with --resume"):
+        train(recipe, "training.guards={max_quarantined_steps: 1}")
+    result = train(recipe, "training.guards={max_quarantined_steps: 2}", resume=True)
+    assert result["guards"] == whole["guards"]
+    same_bits(tmp_path / "run", tmp_path / "whole")

@@ -153,7 +153,7 @@ class Guard:
         if not self.retreating and self.quarantined > limits.max_quarantined_steps:
             what = f"{self.quarantined} steps went wrong, the last of them step {number}: {fault}"
             allowed = f"at most {limits.max_quarantined_steps}: training.guards.max_quarantined_steps"
-            hint = "look at the rows in that file and mend the data, or lower training.learning_rate; then train anew"
+            hint = "look at the rows in that file: mend the data and train anew, or allow more and go on with --resume"
             raise WorkError(Fault(what, where, allowed, hint))
 
     def require_any_good(self) -> None:

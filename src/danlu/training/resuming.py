@@ -26,6 +26,8 @@ _FREE = {
         "training.max_memory",
     ),
     *("training.micro_batch_tokens", "training.activation_checkpointing", "data.num_workers"),
+    *("training.guards.max_quarantined_steps", "training.guards.shrink_micro_batch"),
+    *("training.guards.stuck_step_seconds", "training.guards.stuck_step_factor", "training.guards.abort_stuck_step"),
 }
 
 
