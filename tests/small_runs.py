@@ -49,7 +49,9 @@ def train(recipe: Path, folder: Path, *words: str, check: bool = True) -> dict[s
 def numbers_of(folder: Path) -> tuple[list[float], dict[str, torch.Tensor]]:
     """Losses and norms of every step, and the weights that were saved."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    losses = [line[key] for line in lines for key in ("loss", "gradient_norm", "evaluation_loss") if key in line]
+    losses = [
+        line[key] for line in lines for key in ("loss", "gradient_norm", "evaluation_loss") if line.get(key) is not None
+    ]
     weights = next(path for path in (folder / "adapter", folder / "model") if path.is_dir())
     (file,) = weights.glob("*.safetensors")
     return losses, load_file(file)
