@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,7 +11,9 @@ from typing import Any
 import pytest
 import torch
 
+from danlu.recipe import load_recipe
 from danlu.training import session as sessions
+from danlu.training.run import run_training
 
 # Words that the ordinary rows do not have; the byte-level tokenizer writes each with the same first token anywhere.
 POISON, NOISE = " zebra", " quartz"
@@ -53,28 +54,10 @@ def plain_rows(count: int, question: str = "Which way?") -> list[dict[str, str]]
 
 
 def write_learned_base(base: Path, folder: Path) -> Path:
-    """A copy of a small base that has learned the plain rows: as a real base has learned language."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    tokenizer, model = AutoTokenizer.from_pretrained(base), AutoModelForCausalLM.from_pretrained(base).float()
-    texts = []
-    for row in [*plain_rows(8), *plain_rows(8, "Which way then?")]:
-        turns = [{"role": "user", "content": row["question"]}, {"role": "assistant", "content": row["answer"]}]
-        texts.append(tokenizer.apply_chat_template(turns, tokenize=False))
-    ids = tokenizer(texts, return_tensors="pt", padding=True, padding_side="right", add_special_tokens=False)
-    labels = ids["input_ids"].masked_fill(ids["attention_mask"] == 0, -100)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    chance = torch.Generator().manual_seed(0)
-    for step in range(80):
-        optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / 80)
-        half = torch.randperm(len(texts), generator=chance)[: len(texts) // 2]
-        given = {name: value[half] for name, value in ids.items()}
-        model(**given, labels=labels[half]).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    shutil.copytree(base, folder)
-    model.to(torch.bfloat16).save_pretrained(folder)
-    return folder
+    """A small base that has learned the plain rows: as a real base has learned language."""
+    recipe = write_guarded_recipe(folder, base, plain_rows(64), num_epochs=8)
+    run_training(load_recipe(recipe, ["adapter=null", "training.learning_rate=3e-3"]), quiet=True)
+    return folder / "run" / "model"
 
 
 def write_rows(path: Path, rows: list[dict[str, str]]) -> Path:

@@ -25,7 +25,7 @@ from danlu.training.run import run_training
 TESTS = Path(__file__).parents[1]
 ROWS = plain_rows(48)
 WITHOUT_LOSS = [{"question": f"Which{POISON}?", "answer": f"Go {word} now."} for word in ("up", "down")]
-GARBLED = [{"question": "Which way?", "answer": f"{NOISE} {f'xyzzy qwv {n} ' * 4}"} for n in range(3)]
+GARBLED = [{"question": "Which way?", "answer": f"{NOISE} {f'xyzzy qwv {n} ' * 12}"} for n in range(3)]
 
 
 def put_in(rows: list[dict[str, str]]) -> list[dict[str, str]]:
@@ -35,7 +35,7 @@ def put_in(rows: list[dict[str, str]]) -> list[dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def base(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_learned_base(tiny_base, tmp_path_factory.mktemp("learned") / "base")
+    return write_learned_base(tiny_base, tmp_path_factory.mktemp("learned"))
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,10 @@ def test_a_healthy_run_is_left_alone(clean: dict[str, Any]) -> None:
 
 
 def test_rows_without_a_loss_are_named_and_cost_nothing_else(
-    base: Path, tokenizer: Any, clean: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    base: Path, tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     poison(monkeypatch, tokenizer)
-    recipe = write_guarded_recipe(tmp_path, base, put_in(WITHOUT_LOSS))
+    recipe = write_guarded_recipe(tmp_path, base, put_in(WITHOUT_LOSS), learning_rate=2e-3)
     result = train(recipe)
     folder = tmp_path / "run"
     bad = {f"{tmp_path}/rows.jsonl:{line}" for line in (21, 22)}
@@ -87,7 +87,8 @@ def test_rows_without_a_loss_are_named_and_cost_nothing_else(
     ledger = json.loads((folder / "ledger.json").read_text())
     assert ledger["guards"] == result["guards"]
     assert ledger["guards"]["quarantined_rows"] == 8
-    assert result["evaluation_loss"] == pytest.approx(clean["evaluation_loss"], rel=0.01)
+    never = train(write_guarded_recipe(tmp_path / "never", base, ROWS, learning_rate=2e-3))
+    assert result["evaluation_loss"] == pytest.approx(never["evaluation_loss"], rel=0.01)
     with pytest.raises(WorkError, match="the loss is nan"):  # so much for a run without guards
         train(recipe, "training.guards=null", f"run.folder={tmp_path / 'unguarded'}")
 
@@ -101,7 +102,7 @@ def test_garbled_rows_are_named_and_do_no_harm(base: Path, clean: dict[str, Any]
     assert "is usual" in lines(tmp_path / "run", "quarantine.jsonl")[0]["reason"]
     assert result["evaluation_loss"] == pytest.approx(clean["evaluation_loss"], rel=0.01)
     harmed = train(recipe, "training.guards=null", f"run.folder={tmp_path / 'unguarded'}")
-    assert harmed["evaluation_loss"] > 1.02 * clean["evaluation_loss"]
+    assert harmed["evaluation_loss"] > 1.015 * clean["evaluation_loss"]
 
 
 RATE, FACTOR = 0.3, 0.02
