@@ -5,7 +5,8 @@
 The pythons are those of environments with trl, peft and transformers, and with llamafactory==0.9.5. Each trainer takes
 two epochs over the first rows of the file; the second is timed. Tokens are those of the rows: padding does not count.
 `--micro-batch NAME=N` sets the rows, or packs, of a trainer's forward pass. Memory is each process's largest resident
-size. With Danlu's speed comes that of the matrix product alone at the model's shapes, and where a step's time goes.
+size, on a GPU the most that it had allocated there. With Danlu's speed comes that of the matrix product alone at the
+model's shapes, and where a step's time goes.
 """
 
 from __future__ import annotations
@@ -174,7 +175,8 @@ def medians(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]
     `speed_ratio` is Danlu's tokens per second by the trainer's: above 1, Danlu is faster. `memory_ratio` is Danlu's
     peak by the trainer's: below 1, Danlu needs less.
     """
-    keys = ("tokens", "tokens_per_second", "first_epoch_seconds", "start_seconds", "peak_rss_bytes", "loss", "steps")
+    keys = ("tokens", "tokens_per_second", "first_epoch_seconds", "start_seconds", "loss", "steps")
+    keys += ("peak_rss_bytes", "peak_gpu_bytes")
     table: dict[str, dict[str, Any]] = {}
     for name in rounds[0]:
         ended = [results[name] for results in rounds if "failed" not in results[name]]
@@ -189,8 +191,13 @@ def medians(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]
     for row in table.values():
         if "failed" not in row and "failed" not in own:
             row["speed_ratio"] = own["tokens_per_second"] / row["tokens_per_second"]
-            row["memory_ratio"] = own["peak_rss_bytes"] / row["peak_rss_bytes"]
+            row["memory_ratio"] = _peak(own) / _peak(row)
     return table
+
+
+def _peak(row: dict[str, Any]) -> float:
+    """Bytes at the peak: of the GPU where there is one, else of the process."""
+    return float(row["peak_gpu_bytes"] or row["peak_rss_bytes"])
 
 
 def print_table(table: dict[str, dict[str, Any]]) -> None:
@@ -204,7 +211,7 @@ def print_table(table: dict[str, dict[str, Any]]) -> None:
         speed, memory = row.get("speed_ratio"), row.get("memory_ratio")
         print(
             f"{name:<22}{row['tokens_per_second']:>10.1f}{f'{speed:.2f} x' if speed else '':>10}"
-            f"{row['peak_rss_bytes'] / 1e9:>10.2f}{f'{memory:.2f} x' if memory else '':>11}"
+            f"{_peak(row) / 1e9:>10.2f}{f'{memory:.2f} x' if memory else '':>11}"
             f"{row['loss']:>9.4f}{row['tokens']:>9.0f}{row['steps']:>7.0f}"
         )
 
