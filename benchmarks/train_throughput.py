@@ -191,13 +191,13 @@ def medians(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]
     for row in table.values():
         if "failed" not in row and "failed" not in own:
             row["speed_ratio"] = own["tokens_per_second"] / row["tokens_per_second"]
-            row["memory_ratio"] = _peak(own) / _peak(row)
+            row["memory_ratio"] = peak_bytes(own) / peak_bytes(row)
     return table
 
 
-def _peak(row: dict[str, Any]) -> float:
+def peak_bytes(row: dict[str, Any]) -> float:
     """Bytes at the peak: of the GPU where there is one, else of the process."""
-    return float(row["peak_gpu_bytes"] or row["peak_rss_bytes"])
+    return float(row.get("peak_gpu_bytes") or row["peak_rss_bytes"])
 
 
 def print_table(table: dict[str, dict[str, Any]]) -> None:
@@ -211,12 +211,12 @@ def print_table(table: dict[str, dict[str, Any]]) -> None:
         speed, memory = row.get("speed_ratio"), row.get("memory_ratio")
         print(
             f"{name:<22}{row['tokens_per_second']:>10.1f}{f'{speed:.2f} x' if speed else '':>10}"
-            f"{_peak(row) / 1e9:>10.2f}{f'{memory:.2f} x' if memory else '':>11}"
+            f"{peak_bytes(row) / 1e9:>10.2f}{f'{memory:.2f} x' if memory else '':>11}"
             f"{row['loss']:>9.4f}{row['tokens']:>9.0f}{row['steps']:>7.0f}"
         )
 
 
-def against_peak(base: Path, own: dict[str, Any], dtype: str, threads: int) -> dict[str, Any]:
+def againstpeak_bytes(base: Path, own: dict[str, Any], dtype: str, threads: int) -> dict[str, Any]:
     """How much of the matrix product's own speed Danlu's training reaches.
 
     Args:
@@ -243,7 +243,7 @@ def against_peak(base: Path, own: dict[str, Any], dtype: str, threads: int) -> d
     }
 
 
-def print_peak(peak: dict[str, Any], breakdown: dict[str, Any]) -> None:
+def printpeak_bytes(peak: dict[str, Any], breakdown: dict[str, Any]) -> None:
     """Utilisation and the shares of a step, for people."""
     if "failed" in peak:
         print(f"\nmatrix product alone: failed: {peak['failed']}")
@@ -292,10 +292,10 @@ def main() -> None:
         last = next((one["danlu"] for one in reversed(rounds) if "failed" not in one["danlu"]), None)
         if asked.peak and last:
             own = {**last, "tokens_per_second": result["medians"]["danlu"]["tokens_per_second"]}
-            result["peak"] = against_peak(base, own, dtype, asked.threads)
+            result["peak"] = againstpeak_bytes(base, own, dtype, asked.threads)
             profiled = [word.replace("danlu_sft.py", "danlu_breakdown.py") for word in made["danlu"]]
             result["breakdown"] = run(profiled, asked.threads)
-            print_peak(result["peak"], result["breakdown"])
+            printpeak_bytes(result["peak"], result["breakdown"])
     if asked.out:
         write_result(asked.out, result)
 
