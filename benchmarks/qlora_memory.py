@@ -12,6 +12,7 @@ adds the same.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 from pathlib import Path
@@ -28,7 +29,7 @@ from danlu.training.machine import usable_cores
 _TRAINERS = Path(__file__).parent / "trainers"
 _SHAPE = "llama-1b-whole"
 _DANLU = {
-    "lora bfloat16": "null",
+    "lora": "null",
     "qlora nf4": "{type: nf4, double: true}",
     "qlora int8": "{type: int8}",
 }
@@ -43,6 +44,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--num-rows", type=int, default=8)
     parser.add_argument("--rows-per-step", type=int, default=4)
     parser.add_argument("--max-tokens", type=int, default=512)
+    parser.add_argument("--dtype", default="bfloat16", help="what LoRA and QLoRA compute in")
     parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
@@ -51,7 +53,10 @@ def parse() -> argparse.Namespace:
 def full(command: list[str], threads: int) -> dict[str, Any]:
     """Full fine-tuning with all layers, measured if the machine has the memory, else from parts of the layers."""
     layers = SHAPES[_SHAPE]().num_hidden_layers
-    parts = {count: run([*command, "--layers", str(count)], threads) for count in _PART_LAYERS}
+    parts = {}
+    for count in _PART_LAYERS:
+        parts[count] = run([*command, "--layers", str(count)], threads)
+        print(f"full float32, {count} layers: {json.dumps(parts[count])}", flush=True)
     if any("failed" in part for part in parts.values()):
         return {"failed": "; ".join(part["failed"] for part in parts.values() if "failed" in part)}
     drawn_out = {
@@ -104,18 +109,19 @@ def main() -> None:
         shared = ["--rows", str(rows), "--model", str(base), "--max-tokens", str(asked.max_tokens)]
         shared += ["--rows-per-step", str(asked.rows_per_step)]
         danlu = [sys.executable, str(_TRAINERS / "danlu_memory.py"), *shared, "--override"]
-        results = {
-            name: run([*danlu, f"model.quantization={quantization}"], asked.threads)
-            for name, quantization in _DANLU.items()
-        }
         plain = [sys.executable, str(_TRAINERS / "full_float32.py"), *shared]
-        results = {"full float32": full(plain, asked.threads), **results}
+        results = {"full float32": full(plain, asked.threads)}
+        for name, quantization in _DANLU.items():
+            words = [*danlu, f"model.quantization={quantization}", "--dtype", asked.dtype]
+            results[name] = run(words, asked.threads)
+            print(f"{name}: {json.dumps(results[name])}", flush=True)
     print_table(results)
     if asked.out:
         about = {
             **describe_run(asked.threads),
             "model": {"shape": _SHAPE, "parameters": parameters, **SHAPES[_SHAPE]().to_diff_dict()},
             "rows": {"file": asked.rows.name, "count": asked.num_rows, "per_step": asked.rows_per_step},
+            "dtype": asked.dtype,
         }
         write_result(asked.out, {**about, "results": results})
 

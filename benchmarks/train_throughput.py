@@ -62,11 +62,12 @@ PEERS = {
     "trainer_bf16": Peer("transformers_trainer.py", "trl", "bfloat16", 4),
     "trl_padded": Peer("trl_sft.py", "trl", "bfloat16", 4),
     "trl_packed": Peer("trl_sft.py", "trl", "bfloat16", 2, packed=True),
+    "trl_packed_fp32": Peer("trl_sft.py", "trl", "float32", 2, packed=True),
     "llamafactory_padded": Peer("llamafactory_sft.py", "llamafactory", "bfloat16", 4),
     "llamafactory_packed": Peer("llamafactory_sft.py", "llamafactory", "bfloat16", 2, packed=True),
     "llamafactory_packed1": Peer("llamafactory_sft.py", "llamafactory", "bfloat16", 1, packed=True),
 }
-_DEFAULT_PEERS = [name for name in PEERS if name != "llamafactory_packed1"]
+_DEFAULT_PEERS = [name for name in PEERS if name not in ("trl_packed_fp32", "llamafactory_packed1")]
 
 
 def parse() -> argparse.Namespace:
@@ -74,6 +75,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, required=True, help="a JSON list of Alpaca rows")
     parser.add_argument("--num-rows", type=int, default=64, help="the first so many rows that have an answer")
+    parser.add_argument("--join", type=int, default=1, help="so many rows are made one, for long documents")
     parser.add_argument("--rows-per-step", type=int, default=16)
     parser.add_argument("--model", default="smollm2-135m-instruct", help="folder or short name")
     parser.add_argument("--max-tokens", type=int, default=512)
@@ -102,17 +104,25 @@ def parse() -> argparse.Namespace:
     return asked
 
 
-def write_rows(source: Path, count: int, out: Path) -> None:
-    """Writes the first Alpaca rows with question and answer as JSONL of {prompt, completion}, lists of messages."""
+def write_rows(source: Path, count: int, out: Path, join: int = 1) -> None:
+    """Writes the first Alpaca rows with question and answer as JSONL of {prompt, completion}, lists of messages.
+
+    Args:
+        source: a JSON list.
+        count: how many are written.
+        out: the file.
+        join: so many rows of the source are one: their questions, then their answers.
+    """
     rows = [row for row in json.loads(source.read_text(encoding="utf-8")) if row["instruction"] and row["output"]]
-    if len(rows) < count:
-        raise SystemExit(f"{source} has {len(rows)} rows with an answer, not {count}")
+    if len(rows) < count * join:
+        raise SystemExit(f"{source} has {len(rows)} rows with an answer, not {count * join}")
     with out.open("w", encoding="utf-8") as stream:
-        for row in rows[:count]:
-            question = "\n".join(part for part in (row["instruction"], row.get("input")) if part)
+        for first in range(0, count * join, join):
+            joined = rows[first : first + join]
+            question = "\n".join(part for row in joined for part in (row["instruction"], row.get("input")) if part)
             messages = {
                 "prompt": [{"role": "user", "content": question}],
-                "completion": [{"role": "assistant", "content": row["output"]}],
+                "completion": [{"role": "assistant", "content": "\n".join(row["output"] for row in joined)}],
             }
             stream.write(json.dumps(messages, ensure_ascii=False) + "\n")
 
@@ -270,7 +280,7 @@ def describe(asked: argparse.Namespace, base: Path, dtype: str, made: dict[str, 
         "versions": {name: versions(python) for name, python in pythons.items()},
         "commands": {name: shlex.join(command) for name, command in made.items()},
         "model": {"name": asked.model, "type": config["model_type"], "hidden_size": config.get("hidden_size")},
-        "rows": {"file": asked.rows.name, "count": asked.num_rows, "per_step": asked.rows_per_step},
+        "rows": {"file": asked.rows.name, "count": asked.num_rows, "per_step": asked.rows_per_step, "join": asked.join},
         "max_tokens": asked.max_tokens,
         "dtype": dtype,
     }
@@ -283,7 +293,7 @@ def main() -> None:
     dtype = str(choose_dtype(asked.dtype, choose_device())).removeprefix("torch.")
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
-        write_rows(asked.rows, asked.num_rows, rows)
+        write_rows(asked.rows, asked.num_rows, rows, asked.join)
         made = commands(asked, rows, base, dtype)
         result = describe(asked, base, dtype, made)
         rounds = run_rounds(made, asked)
