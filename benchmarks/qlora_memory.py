@@ -33,7 +33,7 @@ _DANLU = {
     "qlora nf4": "{type: nf4, double: true}",
     "qlora int8": "{type: int8}",
 }
-_PART_LAYERS = (4, 8)
+_PART_LAYERS = (2, 6)
 _SPARE_BYTES = 1 << 30
 
 
