@@ -21,7 +21,14 @@ from danlu.models.loading import choose_device, choose_dtype, generation_default
 from danlu.models.quantization import compute_in
 from danlu.models.saving import save_model
 from danlu.recipe import Recipe
-from danlu.recipe.training_schema import ConstantSchedule, TrainingSection
+from danlu.recipe.training_schema import (
+    ConstantSchedule,
+    CosineSchedule,
+    CosineWithRestartsSchedule,
+    LinearSchedule,
+    ThreePhaseSchedule,
+    TrainingSection,
+)
 from danlu.runs import ADAPTER, MODEL
 from danlu.training import schedules
 from danlu.training.assembly import ModelPlan, plan_model
@@ -275,9 +282,17 @@ def _optimizer_of(training: TrainingSection) -> MakeOptimizer:
 
 def make_schedule(training: TrainingSection, num_steps: int) -> schedules.Schedule:
     """The learning rate by step."""
-    chosen = training.schedule
+    chosen, peak = training.schedule, training.learning_rate
+    warmup = schedules.warmup_steps_of(num_steps, chosen.warmup_share, chosen.warmup_steps)
     if isinstance(chosen, ConstantSchedule):
-        return schedules.constant(num_steps, training.learning_rate, chosen.warmup_share)
-    return schedules.three_phase(
-        num_steps, training.learning_rate, chosen.warmup_share, chosen.floor_share, chosen.floor_learning_rate
-    )
+        return schedules.constant(num_steps, peak, warmup)
+    if isinstance(chosen, ThreePhaseSchedule):
+        return schedules.three_phase(num_steps, peak, warmup, chosen.floor_share, chosen.floor_learning_rate)
+    lowest = chosen.min_learning_rate
+    if isinstance(chosen, LinearSchedule):
+        return schedules.linear(num_steps, peak, warmup, lowest)
+    if isinstance(chosen, CosineSchedule):
+        return schedules.cosine(num_steps, peak, warmup, lowest)
+    if isinstance(chosen, CosineWithRestartsSchedule):
+        return schedules.cosine_with_restarts(num_steps, peak, warmup, lowest, chosen.num_cycles)
+    return schedules.wsd(num_steps, peak, warmup, lowest, chosen.decay_share, chosen.decay_type)
