@@ -167,6 +167,29 @@ def train(path: str, overrides: tuple[str, ...], resume: bool, nproc: int | None
     )
 
 
+@cli.command("verify-resume", epilog=_OVERRIDES_HELP)
+@click.argument("path")
+@click.argument("overrides", nargs=-1)
+@click.option("--kills", default=3, show_default=True, type=click.IntRange(1), help="How often a run is killed.")
+@click.option("--steps", default=8, show_default=True, type=click.IntRange(3), help="Optimizer steps of each run.")
+@click.option("--log", metavar="FILE", help="Add a line of JSON to it for each kill.")
+@_json_option
+def verify_resume(
+    path: str, overrides: tuple[str, ...], kills: int, steps: int, log: str | None, as_json: bool
+) -> None:
+    """Kill a shortened run at random moments, resume it, and compare every bit with one that ran through."""
+    from pathlib import Path
+
+    from danlu.workflows.verify_resume import run_verify_resume
+
+    result = run_verify_resume(path, overrides, kills, steps, Path(log) if log else None)
+    text = (
+        f"the same bits after {kills} of {kills} kills, {result['kills_while_writing']} of them while a checkpoint was "
+        f"written ({result['steps']} steps, {result['seconds']:.0f} s)"
+    )
+    _finish(result, as_json, text)
+
+
 @cli.command()
 @click.argument("run")
 @_json_option

@@ -176,8 +176,38 @@ Backend = Annotated[AutoBackend | DdpBackend | Fsdp2Backend | DeepSpeedBackend, 
 class CheckpointsSection(Section):
     """Checkpoints on the way."""
 
-    every_steps: int = Field(500, ge=1, description="Optimizer steps between two.")
+    every_steps: int | None = Field(
+        500,
+        ge=1,
+        description="Optimizer steps between two; null: every_epochs says it, or there are none by the clock.",
+    )
+    every_epochs: float | None = Field(
+        None, gt=0.0, description="Epochs between two, in place of every_steps; may be a part; null: as that says."
+    )
     keep_last: int = Field(3, ge=1, description="Older ones are removed.")
+    keep_best: bool = Field(
+        False, description="Keep that of the lowest evaluation loss too; one is written at each that is the lowest."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_stand_for_steps(cls, values: Any) -> Any:
+        return _one_of(values, "every_epochs", "every_steps")
+
+    @model_validator(mode="after")
+    def _has_one_clock(self) -> CheckpointsSection:
+        if self.every_epochs is not None and self.every_steps is not None:
+            hint = "leave one out; training.checkpoints.every_steps=null takes back what the file says"
+            raise unfit("needs every_steps: null, as one of them says it", hint, "every_epochs")
+        return self
+
+
+class EarlyStoppingSection(Section):
+    """Training ends when its metric has been no better for too long."""
+
+    patience: int = Field(3, ge=1, description="Evaluations in a row that may be no better.")
+    min_delta: float = Field(0.0, ge=0.0, description="A value counts as better if it is lower by more than this.")
+    metric: Literal["evaluation_loss"] = Field("evaluation_loss", description="What must get better.")
 
 
 class TrainingSection(Section):
@@ -224,6 +254,12 @@ class TrainingSection(Section):
     backend: Backend = Field(AutoBackend(type="auto"), description="How several processes share the work.")
     checkpoints: CheckpointsSection | None = Field(
         None, description="Kept on the way, to resume from with `danlu train --resume`; null: none."
+    )
+    early_stopping: EarlyStoppingSection | None = Field(
+        None, description="End when the held-out rows get no better, as in {patience: 3}; null: go on to the last step."
+    )
+    save: Literal["last", "best"] = Field(
+        "last", description="What the run saves: the last step's weights, or those of the lowest evaluation loss."
     )
     weight_decay: float = Field(
         0.0, ge=0.0, description="Decoupled weight decay of AdamW, on matrices; biases and norms do not decay."

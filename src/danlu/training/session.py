@@ -34,6 +34,7 @@ from danlu.training import schedules
 from danlu.training.assembly import ModelPlan, plan_model
 from danlu.training.backends import make_backend, require_backend, shards
 from danlu.training.backends.replicated import MakeOptimizer
+from danlu.training.best import Best
 from danlu.training.checkpoint import Checkpoint
 from danlu.training.engine import choose_engine
 from danlu.training.environment import describe_environment
@@ -83,7 +84,7 @@ class Session:
         training = recipe.training
         prepare_machine(processes.local_world_size)
         self.recipe, self.base, self.tokenizer, self.prepared = recipe, base, tokenizer, prepared
-        self.processes, self.first_step = processes, 0
+        self.processes, self.first_step, self.best = processes, 0, Best()
         device = choose_device()
         self.dtype, planned = plan_training(recipe, base, processes, shared.load if shared else load_base)
         self._shards = shards(training.backend)
@@ -144,15 +145,15 @@ class Session:
             engine.padded,
         )
 
-    def checkpoint(self, step: int) -> Checkpoint:
+    def checkpoint(self, step: int, best: Best) -> Checkpoint:
         """All that is needed to go on after a step; every process must ask, the first one writes it down."""
         position = self.feed.position(step) if isinstance(self.feed, StreamFeed) else None
-        return Checkpoint(step, position, self.backend.state())
+        return Checkpoint(step, position, self.backend.state(), best)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint. What is kept of frozen layers is made again as it was made then."""
         self.backend.load(checkpoint.trained)
-        self.first_step = checkpoint.step
+        self.first_step, self.best = checkpoint.step, checkpoint.best
         if isinstance(self.feed, StreamFeed):
             assert checkpoint.position is not None, "a streamed run wrote it"
             self.feed.go_to(checkpoint.step, checkpoint.position)
