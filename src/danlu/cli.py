@@ -154,17 +154,9 @@ def train(path: str, overrides: tuple[str, ...], resume: bool, nproc: int | None
     result = run_training(loaded, resume=resume)
     if not result:
         return  # another process writes the run folder, and speaks
-    held = result["evaluation_loss"]
-    _finish(
-        result,
-        as_json,
-        (
-            f"{result['steps']} steps in {result['seconds']:.0f} s, loss {result['train_loss']:.3f}"
-            + (f", held out {held:.3f}" if held is not None else "")
-            + f", {result['tokens_per_second']:.0f} tokens/s, peak {result['peak_memory_bytes'] / 1e9:.2f} GB\n"
-            f"  run     {result['run_folder']}\n  next    danlu evaluate {result['run_folder']}"
-        ),
-    )
+    from danlu.training.closing import closing_text
+
+    _finish(result, as_json, closing_text(result))
 
 
 @cli.command("verify-resume", epilog=_OVERRIDES_HELP)

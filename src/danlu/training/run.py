@@ -26,6 +26,7 @@ from danlu.tracking.progress import progress, say
 from danlu.training.processes import Processes, first_before_others, joined
 from danlu.training.resuming import begin_run
 from danlu.training.stopping import StopRequest, stop_on_signals
+from danlu.training.verdict import judge
 
 if TYPE_CHECKING:
     from danlu.training.shared_base import SharedBase
@@ -114,6 +115,8 @@ def _close_folder(session: Any, folder: Path, result: dict[str, Any], started: f
         "peak_memory_bytes": peak_memory_bytes(),
         "seconds": round(time.perf_counter() - started, 3),
     }
+    verdict = judge(read_metrics(folder), result["splits"][TRAIN]["rows"], trainable, result["saved_step"])
+    result["verdict"] = verdict.to_json()
     about = {"result": result, "base_sha256": session.base_sha256, "engine": session.engine.name}
     write_manifest(folder, "run", about, skip=[CHECKPOINTS])
     return result

@@ -78,16 +78,20 @@ def draw(random: Random, whole: Path, writing: bool) -> Moment:
         steps = [int(path.name.removeprefix("step-")) for path in (whole / CHECKPOINTS).glob("step-*")]
         return Moment(random.choice(sorted(steps)), True, random.uniform(0.0, _LONGEST_WRITING_SECONDS))
     usual = sorted(line["seconds"] for line in lines)[len(lines) // 2]
-    return Moment(random.randint(0, len(lines)), False, random.uniform(0.0, 1.5 * usual))
+    return Moment(
+        random.randint(1 if random.random() < 0.9 else 0, len(lines)), False, random.uniform(0.0, 1.5 * usual)
+    )
 
 
-def run_whole(path: str, words: Sequence[str], resume: bool, log: Path, target: Train = train) -> None:
-    """Trains to the end: anew in an interpreter of its own, or going on in a fork.
+def run_whole(
+    path: str, words: Sequence[str], log: Path, resume: bool = False, fresh: bool = False, target: Train = train
+) -> None:
+    """Trains to the end, in a fork or, if `fresh`, in an interpreter of its own, whose hashes are other ones.
 
     Raises:
         DanluError: as training does.
     """
-    process = _start("forkserver" if resume else "spawn", path, words, resume, log, target)
+    process = _start("spawn" if fresh else "forkserver", path, words, resume, log, target)
     try:
         process.join()
     finally:

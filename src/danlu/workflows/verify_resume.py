@@ -57,13 +57,13 @@ def run_verify_resume(
     """
     started = time.perf_counter()
     loaded = load_recipe(path, overrides)
+    words = [*overrides, *shortened(loaded, steps)]
     work = create_folder(
         next_free_folder(loaded.run_folder.with_name(f"{loaded.run_folder.name}-verify-resume")), "folder", "run.folder"
     )
-    words = [*overrides, *shortened(loaded, steps)]
     whole, random = work / "whole", Random()
     try:
-        run_whole(path, [*words, f"run.folder={whole}"], False, work / "whole.log", target)
+        run_whole(path, [*words, f"run.folder={whole}"], work / "whole.log", fresh=True, target=target)
         done = []
         for number in range(1, kills + 1):
             done.append(_round(path, words, work, number, random, target))
@@ -124,7 +124,7 @@ def _round(path: str, words: Sequence[str], work: Path, number: int, random: Ran
         if run_killed(path, here, folder, moment, log, target):
             break
     writing = any((folder / CHECKPOINTS).glob(".step-*.writing"))
-    run_whole(path, here, True, log, target)
+    run_whole(path, here, log, resume=True, target=target)
     said = log.read_text(encoding="utf-8", errors="replace").splitlines()
     found = differences(folder, work / "whole")
     if not found:

@@ -63,3 +63,28 @@ def test_steps_of_a_warm_up_survive_the_resolved_dump(tmp_path, kind):
 def test_shares_of_a_schedule_that_leave_nothing_are_refused(tmp_path, kind, other):
     with pytest.raises(RecipeError, match=f"warmup_share . {other} must be at most 1"):
         load_key(tmp_path, "schedule", f"{{type: {kind}, warmup_share: 0.6, {other}: 0.5}}")
+
+
+def test_checkpoints_have_one_clock(tmp_path):
+    chosen = load_key(tmp_path, "checkpoints", "{every_epochs: 0.5, keep_best: true}")
+    assert (chosen.every_epochs, chosen.every_steps) == (0.5, None)
+    assert load_key(tmp_path, "checkpoints", "{keep_last: 1}").every_steps == 500
+    with pytest.raises(RecipeError) as caught:
+        load_key(tmp_path, "checkpoints", "{every_steps: 5}", "training.checkpoints.every_epochs=1")
+    (fault,) = caught.value.faults
+    assert fault.what == "`training.checkpoints.every_epochs` is 1: needs every_steps: null, as one of them says it"
+    assert "every_steps=null" in fault.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("early_stopping", "{patience: 2}"), ("save", "best"), ("checkpoints", "{keep_best: true}")],
+)
+def test_without_held_out_rows_there_is_no_best(tmp_path, key, value):
+    with pytest.raises(RecipeError) as caught:
+        load_key(tmp_path, key, value, "data.evaluation=null")
+    (fault,) = caught.value.faults
+    assert fault.what.startswith(f"`training.{key}")
+    assert "needs held-out rows" in fault.what
+    assert "data.evaluation" in fault.hint
+    assert load_key(tmp_path, key, value, "data.evaluation={share: 0.1}")

@@ -1,0 +1,116 @@
+"""A run that is killed without warning and goes on ends with the bits of one that ran through; broken, it does not.
+
+`make soak` kills it 50 times and keeps a log; the tests do so 5 times.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import broken_training
+import pytest
+from small_runs import write_recipe
+
+from danlu.errors import RecipeError
+from danlu.workflows.kills import Moment, Train, run_killed, run_whole, train
+from danlu.workflows.verify_resume import differences, run_verify_resume
+
+KILLS = int(os.environ.get("DANLU_SOAK_KILLS", "5"))
+LOG = os.environ.get("DANLU_SOAK_LOG")
+# Rows are packed, a step is several micro-batches, an epoch is 4 steps in a new order, evaluations lie within them.
+ALL_AT_ONCE = [
+    "training.num_epochs=4",
+    "training.max_steps=null",
+    "training.micro_batch_tokens=96",
+    "adapter={type: lora, rank: 4, dropout: 0.2}",
+    "training.neftune_noise_alpha=5",
+    "training.learning_rate=1e-2",
+    "training.early_stopping={patience: 9}",
+    "training.save=best",
+]
+
+
+@pytest.fixture(scope="module")
+def recipe(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_recipe(tmp_path_factory.mktemp("kills"), tiny_base)
+
+
+def test_after_each_kill_the_resumed_run_has_the_same_bits(recipe: Path, tmp_path: Path) -> None:
+    log = Path(LOG) if LOG else tmp_path / "kills.jsonl"
+    words = [*ALL_AT_ONCE, f"run.folder={tmp_path / 'run'}"]
+    result = run_verify_resume(str(recipe), words, KILLS, steps=14, log=log, quiet=LOG is None)
+    assert (result["identical"], result["identical_kills"], result["steps"]) == (True, KILLS, 14)
+    assert result["kills_while_writing"] >= KILLS // 5
+    lines = [json.loads(line) for line in log.read_text().splitlines()][-KILLS:]
+    assert any(line["went_on"].startswith("goes on after step") for line in lines)
+    assert list(tmp_path.glob("run-verify-resume*")) == [], "nothing is left behind"
+
+
+@pytest.fixture(scope="module")
+def words(recipe: Path) -> list[str]:
+    checkpoints = "training.checkpoints={every_steps: 2, keep_last: 3}"
+    return [*ALL_AT_ONCE, "training.max_steps=7", "evaluation.max_new_tokens=1", checkpoints]
+
+
+def killed_and_whole(recipe: Path, words: list[str], folder: Path, target: Train) -> list[str]:
+    """In what a run that was killed after its sixth step differs from one that ran through, trained by `target`."""
+    run = functools.partial(run_whole, str(recipe), log=folder / "log.txt", target=target)
+    run([*words, f"run.folder={folder / 'whole'}"])
+    here = [*words, f"run.folder={folder / 'run'}"]
+    moment = Moment(6, False, 0.0)
+    assert run_killed(str(recipe), here, folder / "run", moment, folder / "log.txt", target)
+    run(here, resume=True)
+    assert "goes on after step" in (folder / "log.txt").read_text()
+    return differences(folder / "run", folder / "whole")
+
+
+@pytest.mark.parametrize("withheld", ["seeding", "position", "moments"])
+def test_with_one_part_withheld_the_bits_differ(withheld: str, recipe: Path, words: list[str], tmp_path: Path) -> None:
+    target = getattr(broken_training, f"without_{withheld}")
+    assert killed_and_whole(recipe, words, tmp_path, target)
+
+
+def test_with_nothing_withheld_they_do_not(recipe: Path, words: list[str], tmp_path: Path) -> None:
+    assert killed_and_whole(recipe, words, tmp_path, train) == []
+
+
+def test_the_command_says_what_differs_and_ends_with_status_1(recipe: Path, tmp_path: Path) -> None:
+    script = tmp_path / "broken.py"
+    script.write_text(
+        "import broken_training, danlu.cli\n"
+        "from danlu.workflows import kills, verify_resume\n"
+        "if __name__ == '__main__':\n"
+        "    run = verify_resume.run_verify_resume\n"
+        "    broken = broken_training.without_position\n"
+        "    verify_resume.draw = lambda *_: kills.Moment(5, False, 0.0)\n"
+        "    verify_resume.run_verify_resume = lambda *given: run(*given, target=broken)\n"
+        "    danlu.cli.main()\n"
+    )
+    folder = tmp_path / "run"
+    command = ["verify-resume", str(recipe), "--kills", "1", "--steps", "7", f"run.folder={folder}", "--json"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
+    done = subprocess.run(
+        [sys.executable, str(script), *command, *ALL_AT_ONCE],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    told = json.loads(done.stdout.splitlines()[-1])
+    assert (done.returncode, told["exit_status"], told["identical"]) == (1, 1, False), done.stderr
+    assert told["differences"]
+    assert "and resumed, it is another run: " in done.stderr
+    assert "Traceback" not in done.stderr
+    assert (folder.with_name("run-verify-resume") / "whole" / "manifest.json").is_file()
+
+
+def test_wrong_input_is_refused_as_training_refuses_it(recipe: Path, tmp_path: Path) -> None:
+    words = [f"run.folder={tmp_path / 'run'}"]
+    with pytest.raises(RecipeError, match="this recipe has several adapters"):
+        run_verify_resume(str(recipe), [*words, "adapters={a: {adapter.rank: 2}, b: {adapter.rank: 4}}"], quiet=True)
+    assert list(tmp_path.iterdir()) == []
