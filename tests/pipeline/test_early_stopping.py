@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import numbers_of, train, write_recipe
+from small_runs import numbers_of, train, write_recipe, write_rows
 
 from danlu.errors import Stopped
 from danlu.recipe import load_recipe
@@ -26,7 +26,8 @@ BY_HEART = [
     "training.learning_rate=1e-2",
     "training.schedule={type: constant}",
     "training.num_epochs=10",
-    "training.max_steps=24",
+    "training.max_steps=40",
+    "data.evaluation={rows: 10}",
     "training.micro_batch_tokens=512",
 ]
 STOPS = ["training.early_stopping={patience: 3, min_delta: 0.01}", "training.save=best"]
@@ -35,7 +36,10 @@ EPOCHS = "training.checkpoints={every_epochs: 0.5, keep_last: 2, keep_best: true
 
 @pytest.fixture(scope="module")
 def recipe(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_recipe(tmp_path_factory.mktemp("early"), tiny_base)
+    folder = tmp_path_factory.mktemp("early")
+    path = write_recipe(folder, tiny_base)
+    write_rows(folder / "rows.jsonl", 42, answer_words=6)
+    return path
 
 
 def run(recipe: Path, folder: Path, *words: str, resume: bool = False) -> dict[str, Any]:
@@ -48,7 +52,7 @@ def to_the_end(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run without early stopping, all checkpoints kept."""
     folder = tmp_path_factory.mktemp("to_the_end") / "run"
     result = run(recipe, folder, "training.checkpoints={every_steps: 1, keep_last: 100}")
-    assert (result["steps"], result["stopped_early"], result["saved_step"]) == (24, False, 24)
+    assert (result["steps"], result["stopped_early"], result["saved_step"]) == (40, False, 40)
     return folder
 
 
@@ -74,7 +78,7 @@ def test_it_ends_where_the_curve_says_and_saves_the_best_weights(
             end = step
             break
     best, lowest = min((point for point in curve if point[0] <= end), key=lambda point: point[1])
-    assert 0 < best < end < 24, "the rows are learned by heart before the run would end"
+    assert 0 < best < end < 40, "the rows are learned by heart before the run would end"
     assert (result["steps"], result["stopped_early"]) == (end, True)
     assert (result["best_step"], result["saved_step"]) == (best, best)
     assert (result["best_evaluation_loss"], result["evaluation_loss"]) == (lowest, lowest)
@@ -124,10 +128,12 @@ def test_checkpoints_by_epochs_and_the_best_beside_the_newest(
     recipe: Path, stopped_early: tuple[Path, dict[str, Any]], tmp_path: Path
 ) -> None:
     best = stopped_early[1]["best_step"]
-    run(recipe, tmp_path / "run", EPOCHS, "training.max_steps=17")
+    assert best % 2 == 0
+    result = run(recipe, tmp_path / "run", EPOCHS, f"training.max_steps={best + 5}")
     names = sorted(path.name for path in (tmp_path / "run" / "checkpoints").iterdir())
-    assert names == [f"step-{step:06d}" for step in (best, 16, 17)]  # an epoch is 4 steps; the last step has one
-    assert run(recipe, tmp_path / "last")["saved_step"] == 24
+    # An epoch is 4 steps; the last step has one too.
+    assert names == [f"step-{step:06d}" for step in (best, best + 4, best + 5)]
+    assert (result["best_step"], result["saved_step"]) == (best, best + 5)
 
 
 def test_two_processes_end_early_where_one_does(

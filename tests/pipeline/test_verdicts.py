@@ -2,34 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import random
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import write_recipe
+from small_runs import write_recipe, write_rows
 
 from danlu.evaluation.run import run_evaluation
 from danlu.recipe import load_recipe
 from danlu.training.closing import closing_text
 from danlu.training.run import run_training
 
-WORDS = "apple river stone cloud lamp tiger paper green silver ocean maple north candle garden violin rocket".split()
 WHOLE_MODEL = ["adapter=null", "training.max_steps=null", "training.micro_batch_tokens=1024"]
-
-
-def write_rows(path: Path, count: int, answer_words: int) -> str:
-    """Questions whose answers are a fixed form with words that nothing foretells; with many words, nothing but those."""
-    dice = random.Random(0)
-    rows = []
-    for number in range(count):
-        drawn = " ".join(dice.choice(WORDS) for _ in range(answer_words))
-        form = "{}." if answer_words > 1 else "Thank you for asking. Please call the {} desk."
-        question = f"What about {dice.choice(WORDS)} and {dice.choice(WORDS)}, case {number}?"
-        rows.append({"question": question, "answer": form.format(drawn)})
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return f"data.train=[{path}]"
 
 
 def run(base: Path, folder: Path, *words: str) -> dict[str, Any]:

@@ -27,10 +27,11 @@ class MetricsFile:
         self._stream.close()
 
 
-def cut_metrics(folder: Path, last_step: int) -> None:
-    """Leaves out what was noted after a step, and a line that was not finished."""
+def cut_metrics(folder: Path, last_step: int) -> int:
+    """Leaves out what was noted after a step, and a line that was not finished; gives how many lines are left."""
     lines = [line for line in read_metrics(folder) if line["step"] <= last_step]
     write_text(folder / FILE, "".join(json.dumps(line) + "\n" for line in lines))
+    return len(lines)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.recipe.training_schema import TrainingSection
+from danlu.training.best import Best
 from danlu.training.checkpoint import read_checkpoint, write_checkpoint
 from danlu.training.loop import Step
 
@@ -28,7 +29,8 @@ class Keeper:
         self._saves_best, self._stopping = training.save == "best", training.early_stopping
         self._checkpoints = training.checkpoints
         self._keeps_best = self._saves_best or bool(self._checkpoints and self._checkpoints.keep_best)
-        self.best, self.done = session.best, session.first_step
+        self.best: Best = session.best
+        self.done: int = session.first_step
         self._better = False
 
     @property
@@ -81,7 +83,7 @@ class Keeper:
         if not self._saves_best or best is None or best == self.done:
             return self.done
         self._session.backend.load(read_checkpoint(self._folder, best).trained)
-        return int(best)
+        return best
 
     def _due(self) -> bool:
         assert self._checkpoints is not None
@@ -90,5 +92,5 @@ class Keeper:
             return self.done % every_steps == 0
         if every_epochs is None:
             return False
-        now, before = (self._session.feed.epoch(step) / every_epochs for step in (self.done, self.done - 1))
+        now, before = (float(self._session.feed.epoch(step)) / every_epochs for step in (self.done, self.done - 1))
         return math.floor(now + _ROUNDING) > math.floor(before + _ROUNDING)

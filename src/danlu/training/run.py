@@ -157,7 +157,9 @@ def _go_on(session: Any, folder: Path, quiet: bool) -> None:
     if checkpoint is not None:
         session.resume(checkpoint)
     if session.processes.first:
-        cut_metrics(folder, session.first_step)
+        lines = cut_metrics(folder, session.first_step)
+        if lines < session.first_step and not quiet:
+            say(f"the metrics of {session.first_step - lines} steps before that were lost; training does not need them")
     if not quiet:
         say(f"goes on after step {session.first_step}" if checkpoint else "no checkpoint is whole: begins anew")
 

@@ -24,7 +24,14 @@ from danlu.runs import CHECKPOINTS
 from danlu.tracking.metrics import FILE, read_metrics
 
 Train = Callable[[str, Sequence[str], bool], None]
-_IMPORTED = ["danlu.training.session", "danlu.training.keeping", "peft", "transformers", "danlu.engines.local"]
+_IMPORTED = [
+    *("danlu.training.session", "danlu.training.keeping", "danlu.engines.local", "peft"),
+    *(
+        "transformers.modeling_utils",
+        "transformers.models.auto.tokenization_auto",
+        "transformers.models.auto.modeling_auto",
+    ),
+]
 _POLL_SECONDS = 0.001
 _LONGEST_WRITING_SECONDS = 0.02
 

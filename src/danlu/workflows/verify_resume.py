@@ -10,7 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from danlu.errors import Fault, GateError, RecipeError
+from danlu.errors import Fault, GateError, InputError, RecipeError
 from danlu.recipe import LoadedRecipe, load_recipe
 from danlu.runs import CHECKPOINTS, create_folder, next_free_folder
 from danlu.tracking.metrics import read_metrics
@@ -23,6 +23,7 @@ _COMPARED = [
     for place in ("adapter", "model", f"{CHECKPOINTS}/step-*")
     for name in ("*.safetensors", "state.json")
 ]
+_TRIES = 4  # to meet a checkpoint while it is written
 _NUMBERS = ("loss", "learning_rate", "gradient_norm", "tokens", "evaluation_loss")
 
 
@@ -82,7 +83,7 @@ def run_verify_resume(
             "differences": [difference for one in done for difference in one["differences"]],
             "seconds": round(time.perf_counter() - started, 3),
         }
-    except BaseException:
+    except (InputError, KeyboardInterrupt):
         shutil.rmtree(work, ignore_errors=True)
         raise
     if not result["identical"]:
@@ -117,13 +118,12 @@ def _round(path: str, words: Sequence[str], work: Path, number: int, random: Ran
     """One run that is killed and goes on to the end."""
     started = time.perf_counter()
     folder, log, wants_writing = work / f"kill-{number}", work / f"kill-{number}.log", number % 2 == 0
-    while True:
+    here, killed, writing, tries = [*words, f"run.folder={folder}"], False, False, 0
+    while not killed or (wants_writing and not writing and tries < _TRIES):
         shutil.rmtree(folder, ignore_errors=True)
         moment = draw(random, work / "whole", wants_writing)
-        here = [*words, f"run.folder={folder}"]
-        if run_killed(path, here, folder, moment, log, target):
-            break
-    writing = any((folder / CHECKPOINTS).glob(".step-*.writing"))
+        killed, tries = run_killed(path, here, folder, moment, log, target), tries + 1
+        writing = any((folder / CHECKPOINTS).glob(".step-*.writing"))
     run_whole(path, here, log, resume=True, target=target)
     said = log.read_text(encoding="utf-8", errors="replace").splitlines()
     found = differences(folder, work / "whole")

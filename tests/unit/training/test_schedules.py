@@ -8,7 +8,6 @@ from fractions import Fraction
 
 import pytest
 import torch
-
 from transformers import optimization
 
 from danlu.recipe.training_schema import TrainingSection
