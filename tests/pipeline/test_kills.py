@@ -8,15 +8,16 @@ from __future__ import annotations
 import functools
 import json
 import os
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import broken_training
 import pytest
 from small_runs import write_recipe
 
+from danlu.cli import main
 from danlu.errors import RecipeError
+from danlu.workflows import verify_resume
 from danlu.workflows.kills import Moment, Train, run_killed, run_whole, train
 from danlu.workflows.verify_resume import differences, run_verify_resume
 
@@ -57,56 +58,64 @@ def words(recipe: Path) -> list[str]:
     return [*ALL_AT_ONCE, "training.max_steps=7", "evaluation.max_new_tokens=1", checkpoints]
 
 
-def killed_and_whole(recipe: Path, words: list[str], folder: Path, target: Train) -> list[str]:
-    """In what a run that was killed after its sixth step differs from one that ran through, trained by `target`."""
-    run = functools.partial(run_whole, str(recipe), log=folder / "log.txt", target=target)
-    run([*words, f"run.folder={folder / 'whole'}"])
-    here = [*words, f"run.folder={folder / 'run'}"]
-    moment = Moment(6, False, 0.0)
-    assert run_killed(str(recipe), here, folder / "run", moment, folder / "log.txt", target)
-    run(here, resume=True)
+def train_whole_and_killed(recipe: Path, words: list[str], folder: Path, target: Train) -> Path:
+    """A folder with a `whole` run and one that was `killed` after its sixth step, both trained by `target`."""
+    log = folder / "log.txt"
+    run_whole(str(recipe), [*words, f"run.folder={folder / 'whole'}"], log, target=target)
+    here = [*words, f"run.folder={folder / 'killed'}"]
+    assert run_killed(str(recipe), here, folder / "killed", Moment(6, False, 0.0), log, target)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole_and_killed(recipe: Path, words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train_whole_and_killed(recipe, words, tmp_path_factory.mktemp("killed"), train)
+
+
+def differences_once_resumed(recipe: Path, words: list[str], runs: Path, folder: Path, target: Train) -> list[str]:
+    """In what the killed run, resumed by `target`, differs from the whole one."""
+    shutil.copytree(runs / "killed", folder / "run")
+    run_whole(str(recipe), [*words, f"run.folder={folder / 'run'}"], folder / "log.txt", resume=True, target=target)
     assert "goes on after step" in (folder / "log.txt").read_text()
-    return differences(folder / "run", folder / "whole")
+    return differences(folder / "run", runs / "whole")
 
 
-@pytest.mark.parametrize("withheld", ["seeding", "position", "moments"])
-def test_with_one_part_withheld_the_bits_differ(withheld: str, recipe: Path, words: list[str], tmp_path: Path) -> None:
+@pytest.mark.parametrize("withheld", ["position", "moments"])
+def test_with_one_part_of_a_checkpoint_withheld_the_bits_differ(
+    withheld: str, recipe: Path, words: list[str], whole_and_killed: Path, tmp_path: Path
+) -> None:
     target = getattr(broken_training, f"without_{withheld}")
-    assert killed_and_whole(recipe, words, tmp_path, target)
+    assert differences_once_resumed(recipe, words, whole_and_killed, tmp_path, target)
 
 
-def test_with_nothing_withheld_they_do_not(recipe: Path, words: list[str], tmp_path: Path) -> None:
-    assert killed_and_whole(recipe, words, tmp_path, train) == []
+def test_without_a_seed_for_each_step_the_bits_differ(recipe: Path, words: list[str], tmp_path: Path) -> None:
+    target = broken_training.without_seeding
+    runs = train_whole_and_killed(recipe, words, tmp_path, target)
+    assert differences_once_resumed(recipe, words, runs, tmp_path, target)
 
 
-def test_the_command_says_what_differs_and_ends_with_status_1(recipe: Path, tmp_path: Path) -> None:
-    script = tmp_path / "broken.py"
-    script.write_text(
-        "import broken_training, danlu.cli\n"
-        "from danlu.workflows import kills, verify_resume\n"
-        "if __name__ == '__main__':\n"
-        "    run = verify_resume.run_verify_resume\n"
-        "    broken = broken_training.without_position\n"
-        "    verify_resume.draw = lambda *_: kills.Moment(5, False, 0.0)\n"
-        "    verify_resume.run_verify_resume = lambda *given: run(*given, target=broken)\n"
-        "    danlu.cli.main()\n"
-    )
-    folder = tmp_path / "run"
-    command = ["verify-resume", str(recipe), "--kills", "1", "--steps", "7", f"run.folder={folder}", "--json"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path])}
-    done = subprocess.run(
-        [sys.executable, str(script), *command, *ALL_AT_ONCE],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    told = json.loads(done.stdout.splitlines()[-1])
-    assert (done.returncode, told["exit_status"], told["identical"]) == (1, 1, False), done.stderr
+def test_with_nothing_withheld_they_do_not(
+    recipe: Path, words: list[str], whole_and_killed: Path, tmp_path: Path
+) -> None:
+    assert differences_once_resumed(recipe, words, whole_and_killed, tmp_path, train) == []
+
+
+def test_the_command_says_what_differs_and_ends_with_status_1(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, broken = functools.partial(run_verify_resume, target=broken_training.without_position), tmp_path / "run"
+    monkeypatch.setattr(verify_resume, "run_verify_resume", run)
+    monkeypatch.setattr(verify_resume, "draw", lambda *_: Moment(5, False, 0.0))
+    words = ["verify-resume", str(recipe), "--kills", "1", "--steps", "7", f"run.folder={broken}", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main([*words, *ALL_AT_ONCE])
+    said = capsys.readouterr()
+    told = json.loads(said.out.splitlines()[-1])
+    assert (ended.value.code, told["exit_status"], told["identical"], told["kills"]) == (1, 1, False, 1)
     assert told["differences"]
-    assert "and resumed, it is another run: " in done.stderr
-    assert "Traceback" not in done.stderr
-    assert (folder.with_name("run-verify-resume") / "whole" / "manifest.json").is_file()
+    assert "0.000 s after step 5 and resumed, it is another run: " in said.err
+    assert (tmp_path / "run-verify-resume" / "whole" / "manifest.json").is_file()
+    assert (tmp_path / "run-verify-resume" / "kill-1" / "manifest.json").is_file()
 
 
 def test_wrong_input_is_refused_as_training_refuses_it(recipe: Path, tmp_path: Path) -> None:

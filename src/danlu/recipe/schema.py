@@ -143,13 +143,13 @@ class Recipe(Section):
             return training
         keeps_best = training.checkpoints is not None and training.checkpoints.keep_best
         asked = {
-            "early_stopping": training.early_stopping is not None,
-            "save": training.save == "best",
-            "checkpoints.keep_best": keeps_best,
+            "early_stopping": (training.early_stopping is not None, ""),
+            "save": (training.save == "best", ""),
+            "checkpoints": (keeps_best, "keep_best "),
         }
-        for key in (key for key, is_asked in asked.items() if is_asked):
+        for key, what in ((key, what) for key, (is_asked, what) in asked.items() if is_asked):
             hint = "set data.evaluation={share: 0.1}, or name a file of held-out rows; or leave this out"
-            raise unfit("needs held-out rows, and data.evaluation is null", hint, key)
+            raise unfit(f"{what}needs held-out rows, and data.evaluation is null", hint, key)
         return training
 
     @field_validator("training")

@@ -93,9 +93,8 @@ def judge(lines: Sequence[dict[str, Any]], rows: int, parameters: int, saved_ste
     else:
         found = "healthy", f"the held-out loss came to {curves.held[-1][1]:.3f} and had settled", ()
     kind, why, changes = found
-    text = f"{why}; {parameters:,} parameters were trained on {rows:,} rows" + (
-        f", {parameters / rows:,.0f} a row" if rows else ""
-    )
+    on = f" on {rows:,} rows, {parameters / rows:,.0f} a row" if rows else ""
+    text = f"{why}; {parameters:,} parameters were trained{on}"
     return Verdict(kind, text, changes, rows, parameters)
 
 

@@ -59,8 +59,9 @@ class Moment:
     seconds: float
 
     def __str__(self) -> str:
-        place = f"while the checkpoint of step {self.step} was written" if self.writing else f"after step {self.step}"
-        return f"{place}, {self.seconds:.3f} s into it" if self.writing else f"{self.seconds:.3f} s {place}"
+        if self.writing:
+            return f"{self.seconds:.3f} s into the writing of step {self.step}'s checkpoint"
+        return f"{self.seconds:.3f} s after step {self.step}"
 
     def has_come(self, folder: Path) -> bool:
         """Whether the run in a folder is as far as `step` and `writing` say."""

@@ -62,34 +62,41 @@ def run_verify_resume(
     work = create_folder(
         next_free_folder(loaded.run_folder.with_name(f"{loaded.run_folder.name}-verify-resume")), "folder", "run.folder"
     )
-    whole, random = work / "whole", Random()
+    done, random = [], Random()
     try:
-        run_whole(path, [*words, f"run.folder={whole}"], work / "whole.log", fresh=True, target=target)
-        done = []
+        whole = [*words, f"run.folder={work / 'whole'}"]
+        run_whole(path, whole, work / "whole.log", fresh=True, target=target)
         for number in range(1, kills + 1):
             done.append(_round(path, words, work, number, random, target))
-            if log:
-                log.parent.mkdir(parents=True, exist_ok=True)
-                with log.open("a", encoding="utf-8") as stream:
-                    stream.write(json.dumps(done[-1]) + "\n")
-            if not quiet:
-                say(f"kill {number} of {kills}: {done[-1]['moment']}; {done[-1]['went_on']}; " + _said(done[-1]))
-        result = {
-            "identical": all(one["identical"] for one in done),
-            "kills": kills,
-            "kills_while_writing": sum(one["writing"] for one in done),
-            "identical_kills": sum(one["identical"] for one in done),
-            "steps": read_metrics(whole)[-1]["step"],
-            "differences": [difference for one in done for difference in one["differences"]],
-            "seconds": round(time.perf_counter() - started, 3),
-        }
+            _report(done[-1], kills, log, quiet)
     except (InputError, KeyboardInterrupt):
         shutil.rmtree(work, ignore_errors=True)
         raise
+    result = _sum_up(done, work) | {"seconds": round(time.perf_counter() - started, 3)}
     if not result["identical"]:
         raise GateError(*_faults(done, work), result=result)
     shutil.rmtree(work)
     return result
+
+
+def _report(one: dict[str, Any], kills: int, log: Path | None, quiet: bool) -> None:
+    if log:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(one) + "\n")
+    if not quiet:
+        say(f"kill {one['kill']} of {kills}: {one['moment']}; {one['went_on']}; {_said(one)}")
+
+
+def _sum_up(done: Sequence[dict[str, Any]], work: Path) -> dict[str, Any]:
+    return {
+        "identical": all(one["identical"] for one in done),
+        "kills": len(done),
+        "kills_while_writing": sum(one["writing"] for one in done),
+        "identical_kills": sum(one["identical"] for one in done),
+        "steps": read_metrics(work / "whole")[-1]["step"],
+        "differences": [difference for one in done for difference in one["differences"]],
+    }
 
 
 def shortened(loaded: LoadedRecipe, steps: int) -> list[str]:

@@ -66,7 +66,7 @@ def test_shares_of_a_schedule_that_leave_nothing_are_refused(tmp_path, kind, oth
 
 
 def test_checkpoints_have_one_clock(tmp_path):
-    chosen = load_key(tmp_path, "checkpoints", "{every_epochs: 0.5, keep_best: true}")
+    chosen = load_key(tmp_path, "checkpoints", "{every_epochs: 0.5, keep_last: 2}")
     assert (chosen.every_epochs, chosen.every_steps) == (0.5, None)
     assert load_key(tmp_path, "checkpoints", "{keep_last: 1}").every_steps == 500
     with pytest.raises(RecipeError) as caught:
