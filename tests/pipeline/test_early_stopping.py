@@ -95,13 +95,13 @@ def test_it_ends_where_the_curve_says_and_saves_the_best_weights(
     assert f"saved: the weights of step {best}" in said
 
 
-@pytest.mark.parametrize("place", [1, 3, 4])
+@pytest.mark.parametrize("after_the_best", [-3, 1, 2])
 def test_stopped_and_gone_on_with_it_ends_with_the_same_bits(
     recipe: Path,
     stopped_early: tuple[Path, dict[str, Any]],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    place: int,
+    after_the_best: int,
 ) -> None:
     whole, wanted = stopped_early
     taken = Session.evaluation_loss
@@ -109,7 +109,7 @@ def test_stopped_and_gone_on_with_it_ends_with_the_same_bits(
 
     def take(session: Session) -> float | None:
         calls.append(1)
-        if len(calls) == place:
+        if len(calls) == wanted["best_step"] // 2 + after_the_best:  # an evaluation every two steps
             os.kill(os.getpid(), signal.SIGINT)
         return taken(session)
 
