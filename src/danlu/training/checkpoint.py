@@ -10,7 +10,7 @@ import json
 import os
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from danlu.errors import Fault, FolderError
 from danlu.runs import CHECKPOINTS, file_hash, read_manifest, write_json, write_manifest
 from danlu.training.backends.interface import TrainedState
+from danlu.training.best import Best
 
 _PARAMETERS, _MOMENTS, _STATE = "parameters.safetensors", "moments.safetensors", "state.json"
 _NAME = re.compile(r"step-(\d+)")
@@ -33,22 +34,25 @@ class Checkpoint:
         step: optimizer steps that are done.
         position: of the stream of rows after them; None where rows are prepared.
         trained: what they changed.
+        best: evaluation so far.
     """
 
     step: int
     position: int | None
     trained: TrainedState
+    best: Best = field(default_factory=Best)
 
 
-def write_checkpoint(run: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
+def write_checkpoint(run: Path, checkpoint: Checkpoint, keep_last: int, keep_best: bool = False) -> Path:
     """Writes a checkpoint, whole or not at all, and then removes the oldest.
 
     Args:
         run: the run folder.
         checkpoint: what to write.
-        keep_last: how many stay.
+        keep_last: how many of the newest stay.
+        keep_best: beside them, what each of them says was the best evaluation.
     """
-    folder = run / CHECKPOINTS / f"step-{checkpoint.step:06d}"
+    folder = _folder_of(run, checkpoint.step)
     aside = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -62,7 +66,15 @@ def write_checkpoint(run: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
         {name: value.detach().cpu().contiguous() for name, value in trained.parameters.items()}, aside / _PARAMETERS
     )
     save_file(moments, aside / _MOMENTS)
-    write_json(aside / _STATE, {"step": checkpoint.step, "position": checkpoint.position, "scaler": trained.scaler})
+    write_json(
+        aside / _STATE,
+        {
+            "step": checkpoint.step,
+            "position": checkpoint.position,
+            "scaler": trained.scaler,
+            "best": asdict(checkpoint.best),
+        },
+    )
     write_manifest(aside, "checkpoint", {"step": checkpoint.step})
     for path in aside.iterdir():
         _sync(path)
@@ -70,13 +82,37 @@ def write_checkpoint(run: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     _sync(folder.parent)
-    for old in _numbered(run)[keep_last:]:
-        shutil.rmtree(old)
+    _remove_old(run, keep_last, keep_best)
     return folder
 
 
-def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[Fault]]:
+def _remove_old(run: Path, keep_last: int, keep_best: bool) -> None:
+    newest = _numbered(run)[:keep_last]
+    kept = {*newest, *(_best_of(run, folder) for folder in newest if keep_best)}
+    for folder in _numbered(run):
+        if folder not in kept:
+            shutil.rmtree(folder)
+
+
+def _best_of(run: Path, folder: Path) -> Path | None:
+    """The checkpoint of the best evaluation that one names; None too if it can't be read."""
+    try:
+        step = json.loads((folder / _STATE).read_text(encoding="utf-8"))["best"]["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None if step is None else _folder_of(run, step)
+
+
+def _folder_of(run: Path, step: int) -> Path:
+    return run / CHECKPOINTS / f"step-{step:06d}"
+
+
+def newest_checkpoint(run: Path, with_best: bool = False) -> tuple[Checkpoint | None, list[Fault]]:
     """The newest checkpoint that is whole, and a fault for each newer one that is not.
+
+    Args:
+        run: the run folder.
+        with_best: that of the best evaluation so far must be whole too, for it will be asked for.
 
     Returns:
         None where there is no whole one.
@@ -84,13 +120,25 @@ def newest_checkpoint(run: Path) -> tuple[Checkpoint | None, list[Fault]]:
     faults: list[Fault] = []
     for folder in _numbered(run):
         try:
-            return _read(folder), faults
+            found = _read(folder)
+            if with_best and found.best.step not in (None, found.step):
+                _require_whole(_folder_of(run, found.best.step))
+            return found, faults
         except FolderError as error:
             faults += error.faults
     return None, faults
 
 
-def _read(folder: Path) -> Checkpoint:
+def read_checkpoint(run: Path, step: int) -> Checkpoint:
+    """The checkpoint of a step.
+
+    Raises:
+        FolderError: it is not there, or not what was written.
+    """
+    return _read(_folder_of(run, step))
+
+
+def _require_whole(folder: Path) -> None:
     files = read_manifest(folder, "checkpoint")["files"]
     for name in (_PARAMETERS, _MOMENTS, _STATE):
         if name not in files or not (folder / name).is_file() or file_hash(folder / name) != files[name]["sha256"]:
@@ -101,13 +149,17 @@ def _read(folder: Path) -> Checkpoint:
                     hint=f"the one before it is used; this one can go: rm -r {folder}",
                 )
             )
+
+
+def _read(folder: Path) -> Checkpoint:
+    _require_whole(folder)
     state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
     moments: dict[str, dict[str, Any]] = {}
     for both, value in load_file(folder / _MOMENTS).items():
         name, key = both.split(_BETWEEN)
         moments.setdefault(name, {})[key] = value
     trained = TrainedState(load_file(folder / _PARAMETERS), moments, state["scaler"])
-    return Checkpoint(state["step"], state["position"], trained)
+    return Checkpoint(state["step"], state["position"], trained, Best(**state.get("best", {})))
 
 
 def _numbered(run: Path) -> list[Path]:

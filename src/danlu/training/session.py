@@ -21,12 +21,20 @@ from danlu.models.loading import choose_device, choose_dtype, generation_default
 from danlu.models.quantization import compute_in
 from danlu.models.saving import save_model
 from danlu.recipe import Recipe
-from danlu.recipe.training_schema import ConstantSchedule, TrainingSection
+from danlu.recipe.training_schema import (
+    ConstantSchedule,
+    CosineSchedule,
+    CosineWithRestartsSchedule,
+    LinearSchedule,
+    ThreePhaseSchedule,
+    TrainingSection,
+)
 from danlu.runs import ADAPTER, MODEL
 from danlu.training import schedules
 from danlu.training.assembly import ModelPlan, plan_model
 from danlu.training.backends import make_backend, require_backend, shards
 from danlu.training.backends.replicated import MakeOptimizer
+from danlu.training.best import Best
 from danlu.training.checkpoint import Checkpoint
 from danlu.training.engine import choose_engine
 from danlu.training.environment import describe_environment
@@ -76,7 +84,7 @@ class Session:
         training = recipe.training
         prepare_machine(processes.local_world_size)
         self.recipe, self.base, self.tokenizer, self.prepared = recipe, base, tokenizer, prepared
-        self.processes, self.first_step = processes, 0
+        self.processes, self.first_step, self.best = processes, 0, Best()
         device = choose_device()
         self.dtype, planned = plan_training(recipe, base, processes, shared.load if shared else load_base)
         self._shards = shards(training.backend)
@@ -137,15 +145,15 @@ class Session:
             engine.padded,
         )
 
-    def checkpoint(self, step: int) -> Checkpoint:
+    def checkpoint(self, step: int, best: Best) -> Checkpoint:
         """All that is needed to go on after a step; every process must ask, the first one writes it down."""
         position = self.feed.position(step) if isinstance(self.feed, StreamFeed) else None
-        return Checkpoint(step, position, self.backend.state())
+        return Checkpoint(step, position, self.backend.state(), best)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint. What is kept of frozen layers is made again as it was made then."""
         self.backend.load(checkpoint.trained)
-        self.first_step = checkpoint.step
+        self.first_step, self.best = checkpoint.step, checkpoint.best
         if isinstance(self.feed, StreamFeed):
             assert checkpoint.position is not None, "a streamed run wrote it"
             self.feed.go_to(checkpoint.step, checkpoint.position)
@@ -275,9 +283,17 @@ def _optimizer_of(training: TrainingSection) -> MakeOptimizer:
 
 def make_schedule(training: TrainingSection, num_steps: int) -> schedules.Schedule:
     """The learning rate by step."""
-    chosen = training.schedule
+    chosen, peak = training.schedule, training.learning_rate
+    warmup = schedules.warmup_steps_of(num_steps, chosen.warmup_share, chosen.warmup_steps)
     if isinstance(chosen, ConstantSchedule):
-        return schedules.constant(num_steps, training.learning_rate, chosen.warmup_share)
-    return schedules.three_phase(
-        num_steps, training.learning_rate, chosen.warmup_share, chosen.floor_share, chosen.floor_learning_rate
-    )
+        return schedules.constant(num_steps, peak, warmup)
+    if isinstance(chosen, ThreePhaseSchedule):
+        return schedules.three_phase(num_steps, peak, warmup, chosen.floor_share, chosen.floor_learning_rate)
+    lowest = chosen.min_learning_rate
+    if isinstance(chosen, LinearSchedule):
+        return schedules.linear(num_steps, peak, warmup, lowest)
+    if isinstance(chosen, CosineSchedule):
+        return schedules.cosine(num_steps, peak, warmup, lowest)
+    if isinstance(chosen, CosineWithRestartsSchedule):
+        return schedules.cosine_with_restarts(num_steps, peak, warmup, lowest, chosen.num_cycles)
+    return schedules.wsd(num_steps, peak, warmup, lowest, chosen.decay_share, chosen.decay_type)

@@ -35,7 +35,7 @@ from danlu.training.schedules import three_phase
 MakeStore = Callable[[Sequence[Document]], Store]
 NUM_STEPS, BATCH_SIZE, SEED = 30, 4, 3
 PEAK, BETAS, MAX_NORM, DECAY = 4e-3, (0.9, 0.99), 1.0, 0.01
-SCHEDULE = three_phase(NUM_STEPS, PEAK, 0.2, 0.1, 1e-4)
+SCHEDULE = three_phase(NUM_STEPS, PEAK, NUM_STEPS // 5, 0.1, 1e-4)
 SIZES: dict[str, Any] = {
     "vocab_size": 300,
     "hidden_size": 128,
