@@ -4,13 +4,18 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: quickstart test backends check format picture clean
+.PHONY: quickstart test soak backends check format picture clean
 
 quickstart: $(READY)
 	$(BIN)/danlu quickstart
 
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+
+# What takes long: 50 kills of a run at random moments, each resumed to the end. The log stays in soak/.
+KILLS ?= 50
+soak: $(READY)
+	DANLU_SOAK_KILLS=$(KILLS) DANLU_SOAK_LOG=soak/kills.jsonl $(BIN)/python -m pytest -s tests/pipeline/test_kills.py -k after_each_kill
 
 # DeepSpeed is built against the torch that is there. Without it, or Ray, the tests that need them are skipped.
 backends: $(READY)
@@ -40,5 +45,5 @@ $(READY): pyproject.toml constraints.txt
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) build dist soak .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings
+from kernels_there import THERE
 
 # Several test files run at once: one thread each, as threads that wait for a core take it from the others.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -19,6 +20,13 @@ from danlu.data.template import Document
 from danlu.runs import danlu_home
 
 EMBEDDED = "smollm2-135m-instruct"
+# Of the kernels themselves, which can be deleted.
+_OF_KERNELS = [
+    *("gpu", "unit/kernels"),
+    *(f"unit/adapters/test_{name}.py" for name in ("fused", "fused_quantized", "variants")),
+    *(f"unit/training/test_{name}.py" for name in ("engine", "engine_families", "engine_invariance")),
+]
+collect_ignore = [] if THERE else _OF_KERNELS
 # Speed is measured in benchmarks: an example that is slow because the machine is busy is no fault.
 settings.register_profile("danlu", deadline=None)
 settings.load_profile("danlu")

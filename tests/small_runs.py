@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+WORDS = "apple river stone cloud lamp tiger paper green silver ocean maple north candle garden violin rocket"
 TRAIN = [sys.executable, "-m", "danlu", "train"]
 
 
@@ -35,6 +37,23 @@ def write_recipe(folder: Path, base: Path) -> Path:
     path = folder / "recipe.yaml"
     path.write_text(json.dumps(recipe))
     return path
+
+
+def write_rows(path: Path, count: int, answer_words: int) -> str:
+    """Questions; their answers are a fixed form with a word that nothing foretells, or many such words alone.
+
+    Returns:
+        The override that trains on them.
+    """
+    dice, drawn_from = random.Random(0), WORDS.split()
+    rows = []
+    for number in range(count):
+        drawn = " ".join(dice.choice(drawn_from) for _ in range(answer_words))
+        form = "{}." if answer_words > 1 else "Thank you for asking. Please call the {} desk."
+        question = f"What about {dice.choice(drawn_from)} and {dice.choice(drawn_from)}, case {number}?"
+        rows.append({"question": question, "answer": form.format(drawn)})
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return f"data.train=[{path}]"
 
 
 def train(recipe: Path, folder: Path, *words: str, check: bool = True) -> dict[str, Any]:

@@ -154,17 +154,32 @@ def train(path: str, overrides: tuple[str, ...], resume: bool, nproc: int | None
     result = run_training(loaded, resume=resume)
     if not result:
         return  # another process writes the run folder, and speaks
-    held = result["evaluation_loss"]
-    _finish(
-        result,
-        as_json,
-        (
-            f"{result['steps']} steps in {result['seconds']:.0f} s, loss {result['train_loss']:.3f}"
-            + (f", held out {held:.3f}" if held is not None else "")
-            + f", {result['tokens_per_second']:.0f} tokens/s, peak {result['peak_memory_bytes'] / 1e9:.2f} GB\n"
-            f"  run     {result['run_folder']}\n  next    danlu evaluate {result['run_folder']}"
-        ),
+    from danlu.training.closing import closing_text
+
+    _finish(result, as_json, closing_text(result))
+
+
+@cli.command("verify-resume", epilog=_OVERRIDES_HELP)
+@click.argument("path")
+@click.argument("overrides", nargs=-1)
+@click.option("--kills", default=3, show_default=True, type=click.IntRange(1), help="How often a run is killed.")
+@click.option("--steps", default=8, show_default=True, type=click.IntRange(3), help="Optimizer steps of each run.")
+@click.option("--log", metavar="FILE", help="Add a line of JSON to it for each kill.")
+@_json_option
+def verify_resume(
+    path: str, overrides: tuple[str, ...], kills: int, steps: int, log: str | None, as_json: bool
+) -> None:
+    """Kill a shortened run at random moments, resume it, and compare every bit with one that ran through."""
+    from pathlib import Path
+
+    from danlu.workflows.verify_resume import run_verify_resume
+
+    result = run_verify_resume(path, overrides, kills, steps, Path(log) if log else None)
+    text = (
+        f"the same bits after {kills} of {kills} kills, {result['kills_while_writing']} of them while a checkpoint was "
+        f"written ({result['steps']} steps, {result['seconds']:.0f} s)"
     )
+    _finish(result, as_json, text)
 
 
 @cli.command()

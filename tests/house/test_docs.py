@@ -58,7 +58,9 @@ def test_the_page_names_every_key_of_what_is_trained_and_how_it_is_kept(page: Pa
         *(adapter_schema.LokrSection, adapter_schema.VeraSection, FourBitQuantization, EightBitQuantization),
         *(training_schema.FreezeSection, training_schema.Fsdp2Backend, training_schema.DeepSpeedBackend),
         *(training_schema.AutoBackend, training_schema.DdpBackend, training_schema.CheckpointsSection),
-        *(training_schema.BaseDropout, GuardsSection, LocalLauncher, RayLauncher),
+        *(training_schema.BaseDropout, GuardsSection, LocalLauncher, RayLauncher, training_schema.EarlyStoppingSection),
+        *(training_schema.ThreePhaseSchedule, training_schema.ConstantSchedule, training_schema.LinearSchedule),
+        *(training_schema.CosineSchedule, training_schema.CosineWithRestartsSchedule, training_schema.WsdSchedule),
     )
     keys = {key for section in sections for key in section.model_fields} - {"type"}
     kinds = {

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from kernels_there import THERE
 
 from danlu.errors import RecipeError
 from danlu.export.run import run_export
@@ -44,7 +45,7 @@ def test_it_trains_and_its_merge_is_proven(model_folder: Path, tmp_path: Path, v
     result = train(tmp_path / "run", VARIANTS[variant])
     assert result["steps"] == 4
     run = open_run(tmp_path / "run")
-    assert ", fused layers" in run.about["engine"]
+    assert ", fused layers" in run.about["engine"] or not THERE
     parity = run_export(tmp_path / "run")["parity"]
     assert parity["passed"]
     assert parity["max_logit_difference"] < 1e-3

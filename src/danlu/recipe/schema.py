@@ -137,6 +137,23 @@ class Recipe(Section):
 
     @field_validator("training")
     @classmethod
+    def _has_rows_to_go_by(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
+        data = info.data.get("data")
+        if data is None or data.evaluation is not None:
+            return training
+        keeps_best = training.checkpoints is not None and training.checkpoints.keep_best
+        asked = {
+            "early_stopping": (training.early_stopping is not None, ""),
+            "save": (training.save == "best", ""),
+            "checkpoints": (keeps_best, "keep_best "),
+        }
+        for key, what in ((key, what) for key, (is_asked, what) in asked.items() if is_asked):
+            hint = "set data.evaluation={share: 0.1}, or name a file of held-out rows; or leave this out"
+            raise unfit(f"{what}needs held-out rows, and data.evaluation is null", hint, key)
+        return training
+
+    @field_validator("training")
+    @classmethod
     def _fits_the_adapter(cls, training: TrainingSection, info: ValidationInfo) -> TrainingSection:
         if "adapter" not in info.data:
             return training

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import ByteSize, Field, model_validator
 
 from danlu.recipe.base import Pattern, Section, unfit
 from danlu.recipe.guards_schema import GuardsSection
 
+_MIN_RATE = "What the learning rate falls towards; it gets there a step after the last."
 _OFFLOAD = "set training.backend.stage=3, or training.backend.offload=optimizer"
+
+
+def _one_of(values: Any, given: str, default: str) -> Any:
+    """Takes back a key's default where another key is given that stands for it."""
+    if isinstance(values, dict) and values.get(given) is not None and default not in values:
+        return {**values, default: None}
+    return values
 
 
 class SftObjective(Section):
@@ -18,29 +26,94 @@ class SftObjective(Section):
     type: Literal["sft"]
 
 
-class ThreePhaseSchedule(Section):
+class WarmupSchedule(Section):
+    """What all schedules have: a linear warm-up, by its share of the steps or by their number."""
+
+    type: str
+    warmup_share: float | None = Field(
+        0.1, ge=0.0, le=1.0, description="Share of the steps that warm up; null: warmup_steps say it, or none do."
+    )
+    warmup_steps: int | None = Field(
+        None, ge=0, description="Steps that warm up, in place of warmup_share; null: as that says."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _steps_stand_for_the_share(cls, values: Any) -> Any:
+        return _one_of(values, "warmup_steps", "warmup_share")
+
+    @model_validator(mode="after")
+    def _warms_up_once(self) -> WarmupSchedule:
+        if self.warmup_steps is not None and self.warmup_share is not None:
+            hint = "leave one out; training.schedule.warmup_share=null takes back what the file says"
+            raise unfit("needs warmup_share: null, as one of them says it", hint, "warmup_steps")
+        return self
+
+
+class ThreePhaseSchedule(WarmupSchedule):
     """Linear warm-up, cosine, then a held floor."""
 
     type: Literal["three_phase"]
-    warmup_share: float = Field(0.1, ge=0.0, le=1.0, description="Share of the steps that warm up.")
     floor_share: float = Field(0.05, ge=0.0, le=1.0, description="Share of the steps at the floor.")
     floor_learning_rate: float = Field(1.0e-6, ge=0.0, description="Learning rate of the last phase.")
 
     @model_validator(mode="after")
     def _shares_fit(self) -> ThreePhaseSchedule:
-        if self.warmup_share + self.floor_share > 1.0:
+        if (self.warmup_share or 0.0) + self.floor_share > 1.0:
             raise ValueError("warmup_share + floor_share must be at most 1")
         return self
 
 
-class ConstantSchedule(Section):
+class ConstantSchedule(WarmupSchedule):
     """Linear warm-up, then the same rate to the end."""
 
     type: Literal["constant"]
-    warmup_share: float = Field(0.0, ge=0.0, le=1.0, description="Share of the steps that warm up.")
+    warmup_share: float | None = Field(
+        0.0, ge=0.0, le=1.0, description="Share of the steps that warm up; null: warmup_steps say it, or none do."
+    )
 
 
-Schedule = Annotated[ThreePhaseSchedule | ConstantSchedule, Field(discriminator="type")]
+class LinearSchedule(WarmupSchedule):
+    """Linear warm-up, then a linear fall."""
+
+    type: Literal["linear"]
+    min_learning_rate: float = Field(0.0, ge=0.0, description=_MIN_RATE)
+
+
+class CosineSchedule(WarmupSchedule):
+    """Linear warm-up, then half a cosine."""
+
+    type: Literal["cosine"]
+    min_learning_rate: float = Field(0.0, ge=0.0, description=_MIN_RATE)
+
+
+class CosineWithRestartsSchedule(WarmupSchedule):
+    """Linear warm-up, then several halves of a cosine, each from the peak (SGDR, arXiv 1608.03983)."""
+
+    type: Literal["cosine_with_restarts"]
+    min_learning_rate: float = Field(0.0, ge=0.0, description=_MIN_RATE)
+    num_cycles: int = Field(2, ge=1, description="How many, each of the same length.")
+
+
+class WsdSchedule(WarmupSchedule):
+    """Warm-up, stable, decay (arXiv 2404.06395): the peak is held, and falls at the end alone."""
+
+    type: Literal["wsd"]
+    decay_share: float = Field(0.1, ge=0.0, le=1.0, description="Share of the steps that decay.")
+    decay_type: Literal["linear", "cosine", "1-sqrt"] = Field("1-sqrt", description="Shape of the decay.")
+    min_learning_rate: float = Field(0.0, ge=0.0, description=_MIN_RATE)
+
+    @model_validator(mode="after")
+    def _shares_fit(self) -> WsdSchedule:
+        if (self.warmup_share or 0.0) + self.decay_share > 1.0:
+            raise ValueError("warmup_share + decay_share must be at most 1")
+        return self
+
+
+Schedule = Annotated[
+    ThreePhaseSchedule | ConstantSchedule | LinearSchedule | CosineSchedule | CosineWithRestartsSchedule | WsdSchedule,
+    Field(discriminator="type"),
+]
 
 
 class BaseDropout(Section):
@@ -104,8 +177,38 @@ Backend = Annotated[AutoBackend | DdpBackend | Fsdp2Backend | DeepSpeedBackend, 
 class CheckpointsSection(Section):
     """Checkpoints on the way."""
 
-    every_steps: int = Field(500, ge=1, description="Optimizer steps between two.")
+    every_steps: int | None = Field(
+        500,
+        ge=1,
+        description="Optimizer steps between two; null: every_epochs says it, or there are none by the clock.",
+    )
+    every_epochs: float | None = Field(
+        None, gt=0.0, description="Epochs between two, in place of every_steps; may be a part; null: as that says."
+    )
     keep_last: int = Field(3, ge=1, description="Older ones are removed.")
+    keep_best: bool = Field(
+        False, description="Keep that of the lowest evaluation loss too; one is written at each that is the lowest."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epochs_stand_for_steps(cls, values: Any) -> Any:
+        return _one_of(values, "every_epochs", "every_steps")
+
+    @model_validator(mode="after")
+    def _has_one_clock(self) -> CheckpointsSection:
+        if self.every_epochs is not None and self.every_steps is not None:
+            hint = "leave one out; training.checkpoints.every_steps=null takes back what the file says"
+            raise unfit("needs every_steps: null, as one of them says it", hint, "every_epochs")
+        return self
+
+
+class EarlyStoppingSection(Section):
+    """Training ends when its metric has been no better for too long."""
+
+    patience: int = Field(3, ge=1, description="Evaluations in a row that may be no better.")
+    min_delta: float = Field(0.0, ge=0.0, description="A value counts as better if it is lower by more than this.")
+    metric: Literal["evaluation_loss"] = Field("evaluation_loss", description="What must get better.")
 
 
 class TrainingSection(Section):
@@ -117,10 +220,11 @@ class TrainingSection(Section):
     num_epochs: float = Field(1.0, gt=0.0, le=10_000.0, description="Passes over the training rows; may be a part.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
     global_batch_size: int = Field(8, ge=1, description="Rows per optimizer step, over all processes.")
-    micro_batch_tokens: int = Field(
-        1024,
+    micro_batch_tokens: int | None = Field(
+        None,
         ge=1,
-        description="Most computed tokens per forward pass (one row may exceed it); memory follows it.",
+        description="Most computed tokens per forward pass (one row may exceed it); memory follows it. null: 1024, on "
+        "a GPU 8192 or as many as fit.",
     )
     activation_checkpointing: float = Field(
         0.0,
@@ -131,7 +235,8 @@ class TrainingSection(Section):
     max_memory: ByteSize | None = Field(
         None,
         gt=0,
-        description="Most resident memory, such as 3GB: smaller micro-batches and checkpointed layers keep to it.",
+        description="Most memory, such as 3GB: smaller micro-batches and checkpointed layers keep to it; on a GPU, "
+        "it is the memory there, and null: what is free.",
     )
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = Field(
         "adamw", description="adamw, or bitsandbytes' with 8-bit moments, or paged to the host's memory on a GPU."
@@ -157,6 +262,12 @@ class TrainingSection(Section):
     guards: GuardsSection | None = Field(
         GuardsSection(),
         description="What is done about a step that goes wrong; null: a loss that is not finite ends it.",
+    )
+    early_stopping: EarlyStoppingSection | None = Field(
+        None, description="End when the held-out rows get no better, as in {patience: 3}; null: go on to the last step."
+    )
+    save: Literal["last", "best"] = Field(
+        "last", description="What the run saves: the last step's weights, or those of the lowest evaluation loss."
     )
     weight_decay: float = Field(
         0.0, ge=0.0, description="Decoupled weight decay of AdamW, on matrices; biases and norms do not decay."

@@ -41,15 +41,25 @@ class MetricsFile:
         self._stream.close()
 
 
-def cut_metrics(folder: Path, last_step: int) -> None:
-    """Leaves out what was noted after a step, and a line that was not finished."""
+def cut_metrics(folder: Path, last_step: int) -> int:
+    """Leaves out what was noted after a step, and a line that was not finished; gives how many lines are left."""
     lines = [line for line in read_metrics(folder) if line["step"] <= last_step]
     write_text(folder / FILE, "".join(json.dumps(line) + "\n" for line in lines))
+    return len(lines)
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """All whole lines of a run's metrics."""
+    """All whole lines of a run's metrics; one that was torn is left out."""
     path = folder / FILE
     if not path.is_file():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    return [values for line in lines if (values := _parsed(line)) is not None]
+
+
+def _parsed(line: str) -> dict[str, Any] | None:
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) and "step" in values else None

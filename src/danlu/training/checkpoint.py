@@ -11,7 +11,7 @@ import math
 import os
 import re
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 from danlu.errors import Fault, FolderError
 from danlu.runs import CHECKPOINTS, file_hash, read_manifest, write_json, write_manifest
 from danlu.training.backends.interface import TrainedState
+from danlu.training.best import Best
 
 _PARAMETERS, _MOMENTS, _STATE = "parameters.safetensors", "moments.safetensors", "state.json"
 _NAME = re.compile(r"step-(\d+)")
@@ -34,6 +35,7 @@ class Checkpoint:
         step: optimizer steps that are done.
         position: of the stream of rows after them; None where rows are prepared.
         trained: what they changed.
+        best: evaluation so far.
         guards: what later judgements depend on (see `danlu.training.guards`); the checkpoint that it calls good is
             not removed while this one is the newest.
     """
@@ -41,18 +43,20 @@ class Checkpoint:
     step: int
     position: int | None
     trained: TrainedState
+    best: Best = field(default_factory=Best)
     guards: dict[str, Any] = field(default_factory=dict)
 
 
-def write_checkpoint(run: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
+def write_checkpoint(run: Path, checkpoint: Checkpoint, keep_last: int, keep_best: bool = False) -> Path:
     """Writes a checkpoint, whole or not at all, and then removes the oldest.
 
     Args:
         run: the run folder.
         checkpoint: what to write.
-        keep_last: how many stay.
+        keep_last: how many of the newest stay.
+        keep_best: beside them, what each of them says was the best evaluation.
     """
-    folder = run / CHECKPOINTS / f"step-{checkpoint.step:06d}"
+    folder = _folder_of(run, checkpoint.step)
     aside = folder.with_name(f".{folder.name}.writing")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -64,9 +68,7 @@ def write_checkpoint(run: Path, checkpoint: Checkpoint, keep_last: int) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
     _sync(folder.parent)
-    for old in _numbered(run)[keep_last:]:
-        if old.name != f"step-{checkpoint.guards.get('good_step', -1):06d}":
-            shutil.rmtree(old)
+    _remove_old(run, keep_last, keep_best, checkpoint.guards.get("good_step"))
     return folder
 
 
@@ -83,11 +85,35 @@ def _write(aside: Path, checkpoint: Checkpoint) -> None:
     )
     save_file(moments, aside / _MOMENTS)
     state = {"step": checkpoint.step, "position": checkpoint.position, "scaler": trained.scaler}
-    write_json(aside / _STATE, {**state, "guards": checkpoint.guards})
+    write_json(aside / _STATE, {**state, "best": asdict(checkpoint.best), "guards": checkpoint.guards})
     write_manifest(aside, "checkpoint", {"step": checkpoint.step})
     for path in aside.iterdir():
         _sync(path)
     _sync(aside)
+
+
+def _remove_old(run: Path, keep_last: int, keep_best: bool, good_step: int | None) -> None:
+    """Leaves the newest, the one that a run would go back to, and what each of these says was the best."""
+    kept = _numbered(run)[:keep_last]
+    if good_step is not None:
+        kept.append(_folder_of(run, good_step))
+    best = [_best_of(run, folder) for folder in kept if keep_best]
+    for folder in _numbered(run):
+        if folder not in (*kept, *best):
+            shutil.rmtree(folder)
+
+
+def _best_of(run: Path, folder: Path) -> Path | None:
+    """The checkpoint of the best evaluation that one names; None too if it can't be read."""
+    try:
+        step = json.loads((folder / _STATE).read_text(encoding="utf-8"))["best"]["step"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return None if step is None else _folder_of(run, step)
+
+
+def _folder_of(run: Path, step: int) -> Path:
+    return run / CHECKPOINTS / f"step-{step:06d}"
 
 
 def remove_after(run: Path, step: int) -> None:
@@ -97,12 +123,15 @@ def remove_after(run: Path, step: int) -> None:
             shutil.rmtree(folder)
 
 
-def newest_checkpoint(run: Path, last_step: float = math.inf) -> tuple[Checkpoint | None, list[Fault]]:
+def newest_checkpoint(
+    run: Path, last_step: float = math.inf, with_best: bool = False
+) -> tuple[Checkpoint | None, list[Fault]]:
     """The newest checkpoint that is whole, and a fault for each newer one that is not.
 
     Args:
         run: the run folder.
         last_step: none after this step is looked at.
+        with_best: that of the best evaluation so far must be whole too, for it will be asked for.
 
     Returns:
         None where there is no whole one.
@@ -110,13 +139,25 @@ def newest_checkpoint(run: Path, last_step: float = math.inf) -> tuple[Checkpoin
     faults: list[Fault] = []
     for folder in _numbered(run, last_step):
         try:
-            return _read(folder), faults
+            found = _read(folder)
+            if with_best and found.best.step not in (None, found.step):
+                _require_whole(_folder_of(run, found.best.step))
+            return found, faults
         except FolderError as error:
             faults += error.faults
     return None, faults
 
 
-def _read(folder: Path) -> Checkpoint:
+def read_checkpoint(run: Path, step: int) -> Checkpoint:
+    """The checkpoint of a step.
+
+    Raises:
+        FolderError: it is not there, or not what was written.
+    """
+    return _read(_folder_of(run, step))
+
+
+def _require_whole(folder: Path) -> None:
     files = read_manifest(folder, "checkpoint")["files"]
     for name in (_PARAMETERS, _MOMENTS, _STATE):
         if name not in files or not (folder / name).is_file() or file_hash(folder / name) != files[name]["sha256"]:
@@ -127,13 +168,18 @@ def _read(folder: Path) -> Checkpoint:
                     hint=f"the one before it is used; this one can go: rm -r {folder}",
                 )
             )
+
+
+def _read(folder: Path) -> Checkpoint:
+    _require_whole(folder)
     state: dict[str, Any] = json.loads((folder / _STATE).read_text(encoding="utf-8"))
     moments: dict[str, dict[str, Any]] = {}
     for both, value in load_file(folder / _MOMENTS).items():
         name, key = both.split(_BETWEEN)
         moments.setdefault(name, {})[key] = value
     trained = TrainedState(load_file(folder / _PARAMETERS), moments, state["scaler"])
-    return Checkpoint(state["step"], state["position"], trained, state.get("guards", {}))
+    about = Best(**state.get("best", {})), state.get("guards", {})
+    return Checkpoint(state["step"], state["position"], trained, *about)
 
 
 def _numbered(run: Path, last_step: float = math.inf) -> list[Path]:

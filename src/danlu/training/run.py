@@ -21,7 +21,7 @@ from danlu.recipe import LoadedRecipe, dump_recipe
 from danlu.recipe.run_schema import LocalLauncher
 from danlu.recipe.training_schema import TrainingSection
 from danlu.runs import CHECKPOINTS, RESOLVED, require_disk, write_json, write_manifest, write_text
-from danlu.tracking.memory import peak_memory_bytes
+from danlu.tracking.memory import peak_gpu_memory_bytes, peak_memory_bytes
 from danlu.tracking.metrics import MetricsFile, cut_metrics, read_metrics
 from danlu.tracking.progress import progress, say
 from danlu.training.processes import Processes, first_before_others, joined
@@ -31,11 +31,10 @@ from danlu.training.resources import want_said
 from danlu.training.resuming import begin_run
 from danlu.training.running import noted, read_note
 from danlu.training.stopping import StopRequest, stop_on_signals
+from danlu.training.verdict import judge
 
 if TYPE_CHECKING:
     from danlu.training.shared_base import SharedBase
-
-_STEPS_TO_GO_BACK = 100
 
 
 def run_training(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False) -> dict[str, Any]:
@@ -48,8 +47,9 @@ def run_training(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False
 
     Returns:
         `run_folder`, `steps`, `train_loss`, `evaluation_loss`, `tokens_per_second`, `peak_memory_bytes`,
-        `seconds`, `trainable_parameters`, `total_parameters`, `trainable_share`, and what `danlu data` gives; nothing
-        where another process writes the run folder.
+        `peak_gpu_memory_bytes` (None without a GPU), `seconds`, `saved_step`, `best_step`, `best_evaluation_loss`,
+        `stopped_early`, `verdict`, `trainable_parameters`, `total_parameters`, `trainable_share`, and what `danlu data`
+        gives; nothing where another process writes the run folder.
 
     Raises:
         InputError: something in the recipe, data or model is wrong; the run folder is not left behind.
@@ -130,8 +130,11 @@ def _close_folder(session: Any, folder: Path, result: dict[str, Any], started: f
         "total_parameters": total,
         "trainable_share": round(trainable / total, 6),
         "peak_memory_bytes": peak_memory_bytes(),
+        "peak_gpu_memory_bytes": peak_gpu_memory_bytes(),
         "seconds": round(time.perf_counter() - started, 3),
     }
+    verdict = judge(read_metrics(folder), result["splits"][TRAIN]["rows"], trainable, result["saved_step"])
+    result["verdict"] = verdict.to_json()
     about = {"result": result, "base_sha256": session.base_sha256, "engine": session.engine.name}
     write_manifest(folder, "run", about, skip=[CHECKPOINTS])
     return result
@@ -165,15 +168,17 @@ def _go_on(session: Any, folder: Path, quiet: bool) -> None:
     """Puts a session where its newest whole checkpoint left off, and takes back what was noted after that."""
     from danlu.training.checkpoint import newest_checkpoint
 
-    checkpoint, faults = newest_checkpoint(folder)
+    checkpoint, faults = newest_checkpoint(folder, with_best=session.recipe.training.save == "best")
     if not quiet:
         for fault in faults:
             say(str(fault))
     if checkpoint is not None:
         session.resume(checkpoint)
     if session.processes.first:
-        cut_metrics(folder, session.first_step)
+        lines = cut_metrics(folder, session.first_step)
         cut_quarantine(folder, session.first_step)
+        if lines < session.first_step and not quiet:
+            say(f"the metrics of {session.first_step - lines} steps before that were lost; training does not need them")
     if not quiet:
         say(f"goes on after step {session.first_step}" if checkpoint else "no checkpoint is whole: begins anew")
 
@@ -198,14 +203,12 @@ def _summary(prepared: Prepared, stream: RowStream | None) -> dict[str, Any]:
 
 def _fit(session: Any, folder: Path, loaded: LoadedRecipe, quiet: bool) -> dict[str, Any]:
     """Steps, evaluation losses, checkpoints and metrics; what was trained is saved however it ends."""
-    from danlu.training.recovery import guarded_steps
+    from danlu.training.keeping import Keeper
 
     training = loaded.recipe.training
     metrics = MetricsFile(folder) if session.processes.first else None
-    tokens, seconds, done = 0, 0.0, session.first_step
-
-    def keep(step: int, good: bool = True) -> None:
-        _checkpoint(session, folder, step, training, good)
+    tokens, seconds = 0, 0.0
+    keeper = Keeper(session, folder, training)
 
     def cut(step: int) -> None:
         if metrics:
@@ -213,33 +216,45 @@ def _fit(session: Any, folder: Path, loaded: LoadedRecipe, quiet: bool) -> dict[
 
     try:
         with progress("training", session.feed.num_steps, quiet) as bar, stop_on_signals() as request:
-            for step in guarded_steps(session, folder, keep, cut, quiet):
-                tokens, seconds, done = tokens + step.tokens, seconds + step.seconds, step.number
+            for step in keeper.steps(cut, quiet):
+                tokens, seconds = tokens + step.tokens, seconds + step.seconds
                 line = _line(step, session, training)
                 if metrics:
                     metrics.write(line)
                 bar.update(
-                    done, f"loss {step.loss:.3f}  {tokens / seconds:.0f} tokens/s  {peak_memory_bytes() / 1e9:.1f} GB"
+                    step.number,
+                    f"loss {step.loss:.3f}  {tokens / seconds:.0f} tokens/s  {peak_memory_bytes() / 1e9:.1f} GB",
                 )
-                stops, due = _asked_to_stop(session, request), _checkpoint_due(done, training)
-                if done < session.feed.num_steps and (stops or due):
-                    keep(done, due)
-                if stops and done < session.feed.num_steps:
-                    raise Stopped(_save_unfinished(session, folder, done, loaded))
+                keeper.note(step.number, line.get("evaluation_loss"))
+                stops = _asked_to_stop(session, request) and not keeper.over
+                keeper.keep(stops)
+                if stops:
+                    raise Stopped(_save_unfinished(session, folder, keeper.done, loaded))
     except DataError as error:  # only rows that are read on the way are found to be wrong this late
-        if done > session.first_step:
-            keep(done, False)
-        raise DataError(*error.faults, _save_unfinished(session, folder, done, loaded)) from error
+        if keeper.done > session.first_step:
+            keeper.checkpoint()
+        raise DataError(*error.faults, _save_unfinished(session, folder, keeper.done, loaded)) from error
     finally:
         if metrics:
             metrics.close()
+    saved_step = keeper.choose_weights()
     _save(session, folder)
-    lines = read_metrics(folder)
+    return _came_to(keeper, saved_step, read_metrics(folder)) if session.processes.first else {}
+
+
+def _came_to(keeper: Any, saved_step: int, lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the steps came to; the evaluation loss is that of the weights that are saved."""
+    held = [line for line in lines if line.get("evaluation_loss") is not None and line["step"] <= saved_step]
+    seconds = sum(line["seconds"] for line in lines)
     return {
-        "steps": done,
+        "steps": keeper.done,
         "train_loss": next((line["loss"] for line in reversed(lines) if not line.get("fault")), None),
-        "evaluation_loss": next((x["evaluation_loss"] for x in reversed(lines) if x.get("evaluation_loss")), None),
-        "tokens_per_second": tokens / seconds if seconds else None,
+        "evaluation_loss": held[-1]["evaluation_loss"] if held else None,
+        "tokens_per_second": sum(line["tokens"] for line in lines) / seconds if seconds else None,
+        "saved_step": saved_step,
+        "best_step": keeper.best.step,
+        "best_evaluation_loss": keeper.best.evaluation_loss,
+        "stopped_early": keeper.stopped_early,
     }
 
 
@@ -266,21 +281,6 @@ def _line(step: Any, session: Any, training: TrainingSection) -> dict[str, Any]:
 def _asked_to_stop(session: Any, request: StopRequest) -> bool:
     """Whether any of the processes was."""
     return bool(session.backend.total(float(request.asked)))
-
-
-def _checkpoint_due(step: int, training: TrainingSection) -> bool:
-    """Where the recipe wants checkpoints; without, so often that a run that goes wrong can go back."""
-    if training.checkpoints is None:
-        return bool(training.guards and training.guards.max_retries) and step % _STEPS_TO_GO_BACK == 0
-    return step % training.checkpoints.every_steps == 0
-
-
-def _checkpoint(session: Any, folder: Path, step: int, training: TrainingSection, good: bool) -> None:
-    from danlu.training.checkpoint import write_checkpoint
-
-    checkpoint = session.checkpoint(step, good)
-    if session.processes.first:
-        write_checkpoint(folder, checkpoint, training.checkpoints.keep_last if training.checkpoints else 1)
 
 
 def _save(session: Any, folder: Path) -> None:

@@ -22,12 +22,20 @@ from danlu.models.quantization import compute_in
 from danlu.models.saving import save_model
 from danlu.recipe import Recipe
 from danlu.recipe.guards_schema import GuardsSection
-from danlu.recipe.training_schema import ConstantSchedule, TrainingSection
+from danlu.recipe.training_schema import (
+    ConstantSchedule,
+    CosineSchedule,
+    CosineWithRestartsSchedule,
+    LinearSchedule,
+    ThreePhaseSchedule,
+    TrainingSection,
+)
 from danlu.runs import ADAPTER, MODEL
 from danlu.training import schedules
 from danlu.training.assembly import ModelPlan, plan_model
 from danlu.training.backends import make_backend, require_backend, shards
 from danlu.training.backends.replicated import MakeOptimizer
+from danlu.training.best import Best
 from danlu.training.checkpoint import Checkpoint
 from danlu.training.engine import choose_engine
 from danlu.training.environment import describe_environment
@@ -36,7 +44,7 @@ from danlu.training.frozen import choose_frozen, first_trained_layer
 from danlu.training.guards import Guard, Limits
 from danlu.training.loop import Course, Step, mean_loss, train
 from danlu.training.machine import prepare_machine, release_memory
-from danlu.training.memory import MemoryPlan, checkpoint_activations, plan_memory
+from danlu.training.memory import MemoryPlan, checkpoint_activations, plan_memory, usual_tokens
 from danlu.training.optimizers import make_optimizer
 from danlu.training.probes import expect, write_probes
 from danlu.training.processes import THIS_ALONE, Processes
@@ -79,7 +87,7 @@ class Session:
         training = recipe.training
         prepare_machine(processes.local_world_size)
         self.recipe, self.base, self.tokenizer, self.prepared = recipe, base, tokenizer, prepared
-        self.processes, self.first_step = processes, 0
+        self.processes, self.first_step, self.best = processes, 0, Best()
         self.guard, self.patience = Guard(_limits_of(training.guards)), _patience_of(training.guards)
         device = choose_device()
         self.dtype, planned = plan_training(recipe, base, processes, shared.load if shared else load_base)
@@ -102,7 +110,7 @@ class Session:
             self.model,
             self.engine,
             first_documents or train_store,
-            MemoryPlan(training.micro_batch_tokens, training.activation_checkpointing),
+            MemoryPlan(training.micro_batch_tokens or usual_tokens(device), training.activation_checkpointing),
             training.max_memory,
         )
         self.objective = self.engine.objective
@@ -143,23 +151,25 @@ class Session:
             self.guard.left_out,
         )
 
-    def checkpoint(self, step: int, good: bool = False) -> Checkpoint:
+    def checkpoint(self, step: int, best: Best, good: bool = False) -> Checkpoint:
         """All that is needed to go on after a step; every process must ask, the first one writes it down.
 
         Args:
             step: that is done.
+            best: evaluation so far.
             good: whether the run may go back to here, unless its last step went wrong.
         """
         position = self.feed.position(step) if isinstance(self.feed, StreamFeed) else None
         if good and not self.guard.streak:
             self.guard.good_step = step
         tokens = {"planned": self.memory.micro_batch_tokens, "now": self.feed.micro_batch_tokens}
-        return Checkpoint(step, position, self.backend.state(), {**self.guard.state(), "micro_batch_tokens": tokens})
+        guards = {**self.guard.state(), "micro_batch_tokens": tokens}
+        return Checkpoint(step, position, self.backend.state(), best, guards)
 
     def resume(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint. What is kept of frozen layers is made again as it was made then."""
         self.backend.load(checkpoint.trained)
-        self.first_step = checkpoint.step
+        self.first_step, self.best = checkpoint.step, checkpoint.best
         self.guard.load(checkpoint.guards)
         tokens = checkpoint.guards.get("micro_batch_tokens", {})
         if tokens.get("planned") == self.memory.micro_batch_tokens:
@@ -333,9 +343,17 @@ def _optimizer_of(training: TrainingSection) -> MakeOptimizer:
 
 def make_schedule(training: TrainingSection, num_steps: int) -> schedules.Schedule:
     """The learning rate by step."""
-    chosen = training.schedule
+    chosen, peak = training.schedule, training.learning_rate
+    warmup = schedules.warmup_steps_of(num_steps, chosen.warmup_share, chosen.warmup_steps)
     if isinstance(chosen, ConstantSchedule):
-        return schedules.constant(num_steps, training.learning_rate, chosen.warmup_share)
-    return schedules.three_phase(
-        num_steps, training.learning_rate, chosen.warmup_share, chosen.floor_share, chosen.floor_learning_rate
-    )
+        return schedules.constant(num_steps, peak, warmup)
+    if isinstance(chosen, ThreePhaseSchedule):
+        return schedules.three_phase(num_steps, peak, warmup, chosen.floor_share, chosen.floor_learning_rate)
+    lowest = chosen.min_learning_rate
+    if isinstance(chosen, LinearSchedule):
+        return schedules.linear(num_steps, peak, warmup, lowest)
+    if isinstance(chosen, CosineSchedule):
+        return schedules.cosine(num_steps, peak, warmup, lowest)
+    if isinstance(chosen, CosineWithRestartsSchedule):
+        return schedules.cosine_with_restarts(num_steps, peak, warmup, lowest, chosen.num_cycles)
+    return schedules.wsd(num_steps, peak, warmup, lowest, chosen.decay_share, chosen.decay_type)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from danlu.errors import FolderError, RecipeError
 from danlu.recipe import LoadedRecipe, dump_recipe, load_recipe
 from danlu.runs import ADAPTER, CHECKPOINTS, MANIFEST, RESOLVED
 from danlu.training.backends.interface import TrainedState
-from danlu.training.checkpoint import Checkpoint, newest_checkpoint, write_checkpoint
+from danlu.training.best import Best
+from danlu.training.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint, write_checkpoint
 from danlu.training.processes import THIS_ALONE
 from danlu.training.resuming import begin_run
 
@@ -64,6 +66,58 @@ def test_one_that_is_torn_or_changed_is_named_and_the_one_before_it_taken(
     assert found.step == 1
     assert len(faults) == 1
     assert "step-000002" in str(faults[0])
+
+
+@pytest.mark.parametrize("part", range(20))
+def test_of_one_cut_at_any_twentieth_the_one_before_it_is_taken(tmp_path: Path, part: int) -> None:
+    write_checkpoint(tmp_path, checkpoint(1), 3)
+    folder = write_checkpoint(tmp_path, checkpoint(2), 3)
+    files = sorted(folder.iterdir())
+    left = part * sum(path.stat().st_size for path in files) // 20
+    for path in files:  # as if it were one file of them all
+        content = path.read_bytes()
+        path.write_bytes(content[: max(0, left)])
+        left -= len(content)
+    found, faults = newest_checkpoint(tmp_path)
+    assert found is not None
+    assert found.step == 1
+    assert str(folder) in str(faults[0])
+    assert "hint: " in str(faults[0])
+
+
+def with_best(step: int, best_step: int) -> Checkpoint:
+    return replace(checkpoint(step), best=Best(best_step, 0.5, 0.5, 0))
+
+
+def test_the_best_stays_beside_the_newest(tmp_path: Path) -> None:
+    for step, best in ((1, 1), (2, 2), (3, 2), (4, 2), (5, 2)):
+        write_checkpoint(tmp_path, with_best(step, best), 2, keep_best=True)
+    assert names(tmp_path) == ["step-000002", "step-000004", "step-000005"]
+    assert read_checkpoint(tmp_path, 2).step == 2
+    write_checkpoint(tmp_path, with_best(6, 6), 2, keep_best=True)  # the one before it says that 2 is the best
+    assert names(tmp_path) == ["step-000002", "step-000005", "step-000006"]
+    write_checkpoint(tmp_path, with_best(7, 6), 2, keep_best=True)
+    assert names(tmp_path) == ["step-000006", "step-000007"]
+
+
+def test_one_whose_best_is_torn_is_not_gone_on_from_where_the_best_is_to_be_saved(tmp_path: Path) -> None:
+    for step, best in ((1, 1), (2, 2), (3, 2)):
+        write_checkpoint(tmp_path, with_best(step, best), 3, keep_best=True)
+    path = tmp_path / CHECKPOINTS / "step-000002" / "parameters.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    newest, _ = newest_checkpoint(tmp_path)
+    assert newest is not None
+    assert newest.step == 3
+    found, faults = newest_checkpoint(tmp_path, with_best=True)
+    assert found is not None
+    assert found.step == 1
+    assert all("step-000002" in str(fault) for fault in faults)
+
+
+def test_how_the_evaluation_went_is_read_as_it_was_written(tmp_path: Path) -> None:
+    best = Best(3, 0.1 + 0.2, 0.4, 2)
+    write_checkpoint(tmp_path, replace(checkpoint(5), best=best), 1)
+    assert read_checkpoint(tmp_path, 5).best == best
 
 
 def test_one_that_was_being_written_is_none(tmp_path: Path) -> None:

@@ -8,15 +8,17 @@ from typing import Any
 
 import pytest
 import torch
+from kernels_there import PLAIN_AND_PACKED, kernel, needs_kernels
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from danlu.data.packing import pack
 from danlu.data.template import Document
-from danlu.kernels import packed_attention
 from danlu.training.backends.replicated import Replicated
 from danlu.training.feed import to_batches
 from danlu.training.objectives import Batch, sft, to_batch
+
+packed_attention = kernel("packed_attention")
 
 CPU = torch.device("cpu")
 ALL = 1 << 20
@@ -88,7 +90,7 @@ def ours(model: Any, documents: list[Document], budget: int, share: bool) -> tup
     return total / weight, gradients(model)
 
 
-@pytest.mark.parametrize("share", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("share", PLAIN_AND_PACKED)
 @pytest.mark.parametrize("budget", [1, 40, 62, ALL])
 def test_loss_and_every_gradient_equal_those_of_one_row_at_a_time(model: Any, budget: int, share: bool) -> None:
     documents = some_documents()
@@ -128,6 +130,7 @@ def test_without_restarted_positions_the_loss_is_another(model: Any) -> None:
     assert abs(loss.item() / weight - expected) > 1e-2
 
 
+@needs_kernels
 def test_a_grid_that_mixes_two_documents_gives_another_loss(model: Any) -> None:
     documents = some_documents()
     expected, _ = reference(model, documents)
@@ -138,7 +141,7 @@ def test_a_grid_that_mixes_two_documents_gives_another_loss(model: Any) -> None:
     assert abs(loss.item() / weight - expected) > 1e-2
 
 
-@pytest.mark.parametrize("share", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("share", PLAIN_AND_PACKED)
 def test_logits_are_the_same_bits_whatever_the_neighbour(model: Any, share: bool) -> None:
     first, _, third, _ = some_documents()
     other = Document((*SYSTEM, *reversed(third.ids[len(SYSTEM) :])), third.spans)
@@ -164,6 +167,7 @@ def test_a_neighbour_without_restarted_positions_does_change_the_logits(model: A
     assert not torch.allclose(later[0], later[1], atol=1e-3)
 
 
+@needs_kernels
 def test_what_fills_a_batch_up_is_seen_by_nobody(model: Any) -> None:
     documents = some_documents()
     packed_attention.switch_on(model.get_base_model())
@@ -178,7 +182,7 @@ def test_what_fills_a_batch_up_is_seen_by_nobody(model: Any) -> None:
     assert torch.equal(losses[0], losses[1])
 
 
-@pytest.mark.parametrize("share", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("share", PLAIN_AND_PACKED)
 @pytest.mark.parametrize("max_norm", [None, 0.05])
 def test_a_step_ends_at_the_same_weights_however_it_is_cut(model: Any, share: bool, max_norm: float | None) -> None:
     documents = some_documents()

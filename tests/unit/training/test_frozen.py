@@ -6,17 +6,19 @@ from typing import Any
 
 import pytest
 import torch
+from kernels_there import PLAIN_AND_PACKED, kernel, needs_kernels
 from peft import LoraConfig, get_peft_model
 from transformers import LlamaConfig, LlamaForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
 from danlu.adapters.kinds import Lora
 from danlu.adapters.lora import add_adapter, save_adapter
 from danlu.data.template import Document
-from danlu.kernels import packed_attention
 from danlu.training.engine import choose_engine
 from danlu.training.feed import to_batches
 from danlu.training.frozen import FrozenLayers, choose_frozen, first_trained_layer
 from danlu.training.objectives import Objective, sft
+
+packed_attention = kernel("packed_attention")
 
 CPU = torch.device("cpu")
 SIZES = {
@@ -81,7 +83,7 @@ def loss_and_gradients(
     return total, found
 
 
-@pytest.mark.parametrize("share", [False, True], ids=["plain", "packed"])
+@pytest.mark.parametrize("share", PLAIN_AND_PACKED)
 def test_loss_and_gradients_are_those_of_the_whole_model_in_every_epoch(share: bool) -> None:
     model, documents = tuned([2, 3]), some_documents()
     if share:
@@ -96,6 +98,7 @@ def test_loss_and_gradients_are_those_of_the_whole_model_in_every_epoch(share: b
             torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
+@needs_kernels
 def test_with_all_kernels_in_the_states_that_are_kept_give_the_same_loss_and_gradients() -> None:
     model, documents = adapted(), some_documents()
     wanted, gradients = loss_and_gradients(model, model, to_batches(documents, 1, False, CPU))

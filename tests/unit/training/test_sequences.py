@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from kernels_there import THERE, kernel, needs_kernels
 from sequence_models import FAMILIES, random_model
 
 from danlu.adapters.kinds import Lora
@@ -23,7 +24,6 @@ from danlu.adapters.targets import resolve_targets
 from danlu.data.store import Store
 from danlu.data.template import Document
 from danlu.errors import ModelError
-from danlu.kernels import chosen_loss, low_rank
 from danlu.training.engine import Engine, choose_engine
 from danlu.training.feed import Feed, to_batches
 from danlu.training.frozen import choose_frozen
@@ -39,6 +39,8 @@ from danlu.training.sequences import (
     split_by_length,
     to_sequences,
 )
+
+chosen_loss, low_rank = kernel("chosen_loss"), kernel("low_rank")
 
 CPU = torch.device("cpu")
 ALL = 1 << 20
@@ -174,11 +176,12 @@ def test_any_budget_gives_the_loss_and_gradients_of_one_row_at_a_time(model: Any
     plain = Sequences.of(model)
     chunked = ChosenSequences.of(model, plain)
     for budget in BUDGETS:
-        for objective in (plain, chunked):
+        for objective in (plain, chunked) if THERE else (plain,):
             require_close(measure(model, objective, batches_of(documents, budget)), expected)
     require_close(measure(model, own_loss, batches_of(documents, ALL)), expected)
 
 
+@needs_kernels
 def test_with_all_kernels_in_it_is_the_same_and_off_takes_them_out(model: Any) -> None:
     documents = documents_of(model)
     expected = reference(model, documents)
@@ -254,6 +257,7 @@ def test_without_the_kernels_all_is_plain_and_the_loss_the_same(monkeypatch: pyt
     require_close(measure(model, engine.objective, batches_of(documents, 60)), expected)
 
 
+@needs_kernels
 def test_a_fused_layer_with_wrong_gradients_is_taken_out(monkeypatch: pytest.MonkeyPatch) -> None:
     right = low_rank._LowRank.backward
 
@@ -266,6 +270,7 @@ def test_a_fused_layer_with_wrong_gradients_is_taken_out(monkeypatch: pytest.Mon
     assert engine.layers.startswith("plain (with fused ones, the gradients differ by ")
 
 
+@needs_kernels
 def test_a_chunked_loss_that_is_wrong_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(chosen_loss, "chosen_loss", lambda *given: 1.001 * given[0].square().sum())
     assert choose_engine(with_lora("bart"), some_documents(2)).name.endswith("fused layers, plain loss")

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from kernels_there import THERE
 from sequence_models import bart_config, t5_config
 from test_sequences import ALL, batches_of, measure, reference, require_close, some_documents
 from transformers import (
@@ -46,5 +47,5 @@ def test_the_family_trains_as_by_its_own_code(family: str) -> None:
     documents = some_documents(base.config.eos_token_id)
     expected = reference(model, documents)
     engine = choose_engine(model, documents)
-    assert engine.name == "padded rows, plain attention, fused layers, chunked loss"
+    assert engine.name == "padded rows, plain attention, fused layers, chunked loss" or not THERE
     require_close(measure(model, engine.objective, batches_of(documents, ALL)), expected)
