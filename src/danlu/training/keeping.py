@@ -58,9 +58,11 @@ class Keeper:
             self.best, self.done = self._session.best, step
             cut(step)
 
-        if self.over:
-            return
-        for step in guarded_steps(self._session, self._folder, lambda _: self.checkpoint(True), go_back, quiet):
+        def keep(_: int) -> None:
+            self.checkpoint(good=True)
+
+        left = () if self.over else guarded_steps(self._session, self._folder, keep, go_back, quiet)
+        for step in left:
             yield step
             if self.stopped_early and self.over:
                 return
