@@ -1,0 +1,210 @@
+"""A model on the meta device, put together as training puts it together: adapters, kernels, checkpointing, few bits.
+
+What is proven on real values in training is assumed here to hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from danlu.adapters.fused import fuse_shape
+from danlu.adapters.linear import FusedLinear
+from danlu.adapters.lora import base_of
+from danlu.adapters.targets import linear_layers, skeleton
+from danlu.training.feed import to_batches
+from danlu.training.frozen import FrozenLayers, first_trained_layer
+from danlu.training.halfway import input_of
+from danlu.training.memory import checkpoint_activations
+from danlu.training.objectives import ChosenSft, Objective, sft
+from danlu.training.sequences import AnyBatch, ChosenSequences, SequenceBatch, Sequences
+
+META = torch.device("meta")
+_BLOCK, _CONSTANTS = 64, 256  # weights that share a constant in four bits, and constants that share one of their own
+
+
+def load_shape(
+    folder: Path,
+    dtype: torch.dtype,
+    *,
+    config_fields: Mapping[str, Any] | None = None,
+    num_layers: int | None = None,
+    **_: Any,
+) -> Any:
+    """What `load_base` gives, without values; in fewer bits once `Ghost.of` has put it together.
+
+    Args:
+        folder: with `config.json`.
+        dtype: of the weights.
+        config_fields: set to other values than the folder's.
+        num_layers: fewer layers than the model has; None: all.
+    """
+    fields = dict(config_fields or {})
+    if num_layers is not None:
+        fields |= {"num_hidden_layers": num_layers}
+    model = skeleton(folder, fields).to(dtype).eval()
+    model.requires_grad_(True)
+    return model
+
+
+def bytes_in_few_bits(num_weights: int, num_rows: int, kind: str, double: bool) -> int:
+    """Bytes that a quantised matrix takes with its constants.
+
+    Args:
+        num_weights: of the matrix.
+        num_rows: its outputs.
+        kind: nf4, fp4 or int8.
+        double: whether the constants of four bits are quantised too (arXiv 2305.14314, section 3).
+    """
+    if kind == "int8":
+        return num_weights + 4 * num_rows
+    constants = math.ceil(num_weights / _BLOCK)
+    of_constants = constants + 4 * math.ceil(constants / _CONSTANTS) if double else 4 * constants
+    return math.ceil(num_weights / 2) + of_constants
+
+
+@dataclass
+class Made:
+    """Counts the weights that were made from fewer bits."""
+
+    weights: int = 0
+
+
+class _FewBits(FusedLinear):
+    """An adapted layer whose weights are made anew for each product."""
+
+    @property
+    def weights(self) -> Callable[[torch.dtype], torch.Tensor]:
+        """What makes them."""
+        make: Callable[[torch.dtype], torch.Tensor] = self.get_base_layer().make
+        return make
+
+
+def _keep_in_few_bits(model: Any, kind: str, double: bool, made: Made) -> None:
+    """Gives linear layers the bytes that bitsandbytes keeps, and makes their weights where they are multiplied."""
+    for layer in linear_layers(base_of(model)).values():
+        if layer.weight.requires_grad:
+            continue  # an adapter's own
+        outputs, inputs = layer.weight.shape
+        size = bytes_in_few_bits(outputs * inputs, outputs, kind, double)
+        layer.weight = torch.nn.Parameter(torch.empty(size, dtype=torch.uint8, device=META), requires_grad=False)
+
+        def make(dtype: torch.dtype, shape: tuple[int, int] = (outputs, inputs)) -> torch.Tensor:
+            made.weights += math.prod(shape)
+            return torch.empty(shape, dtype=dtype, device=META)
+
+        def forward(x: torch.Tensor, layer: Any = layer, make: Any = make) -> torch.Tensor:
+            return torch.nn.functional.linear(x, make(x.dtype), layer.bias)
+
+        layer.make, layer.forward = make, forward
+    for module in model.modules():
+        if isinstance(module, FusedLinear):
+            module.__class__ = _FewBits
+
+
+@dataclass(frozen=True)
+class _AllSequences:
+    """`ChosenSequences` where the places of the targets can't be looked up: all of them."""
+
+    sequences: Sequences
+    head: torch.nn.Linear
+
+    def __call__(self, model: Any, batch: SequenceBatch, label_smoothing: float = 0.0) -> tuple[torch.Tensor, float]:
+        from danlu.kernels.chosen_loss import chosen_loss
+
+        states = input_of(self.head, lambda: model(**self.sequences.inputs(batch))).flatten(0, 1)
+        return chosen_loss(states, self.head.weight, batch.target_ids.flatten()), batch.weight
+
+
+@dataclass
+class Ghost:
+    """A model as it would compute.
+
+    Attributes:
+        model: on the meta device.
+        objective: the loss.
+        packs: whether several documents lie in one batch.
+        shares_prefix: whether packs compute a common prefix once.
+        padded: whether each document is a row of its own (encoder-decoder models).
+        frozen: the model from its first trained layer up, or None.
+        made: counts weights that are made from fewer bits.
+    """
+
+    model: Any
+    objective: Objective
+    packs: bool
+    shares_prefix: bool
+    padded: bool
+    frozen: FrozenLayers | None = None
+    made: Made = field(default_factory=Made)
+
+    @classmethod
+    def of(cls, model: Any, bits: tuple[str, bool] | None, freezes: bool) -> Ghost:
+        """Puts kernels and few bits into a model on the meta device.
+
+        Args:
+            model: base with adapter, or the base itself; its mode is changed.
+            bits: kind and `double` of the quantisation; None: none.
+            freezes: whether layers below the first trained one may be computed once for all epochs.
+        """
+        model.to(META)
+        model.eval()
+        base, made = base_of(model), Made()
+        fuse_shape(model)
+        if bits:
+            _keep_in_few_bits(model, *bits, made)
+        if base.config.is_encoder_decoder:
+            plain = Sequences.of(model)
+            chosen = ChosenSequences.of(model, plain)
+            objective: Objective = _AllSequences(plain, chosen.head) if chosen else plain
+            return cls(model, objective, True, False, True, None, made)
+        from danlu.kernels import packed_attention
+
+        packed = packed_attention.switch_on(base) is not None
+        ghost = cls(model, ChosenSft.of(model) or sft, True, packed, False, None, made)
+        first = first_trained_layer(model)
+        kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or [""])
+        if freezes and first and len(kinds) == 1 and hasattr(base.get_decoder(), "layers"):
+            ghost.frozen = FrozenLayers(model, first)
+        return ghost
+
+    def checkpoint(self, share: float) -> None:
+        """Checkpoints the activations of a share of the layers."""
+        checkpoint_activations(self.model, share, keeps_random_state=False)
+
+    @property
+    def called(self) -> Any:
+        """What the objective is called with."""
+        return self.frozen or self.model
+
+    @property
+    def head_input(self) -> Any:
+        """The module after which the loss begins."""
+        return base_of(self.model).get_decoder()
+
+    def batch(self, documents: Sequence[Any]) -> AnyBatch:
+        """Documents of one micro-batch as it is computed."""
+        (batch,) = to_batches(documents, 1 << 60, self.shares_prefix, META, self.frozen, padded=self.padded)
+        return batch
+
+    def sizes(self) -> Counter[str]:
+        """Bytes of `weights` and `adapter` (what is trained beside the base), and numbers of trained ones by dtype."""
+        trained_beside = base_of(self.model) is not self.model
+        found: Counter[str] = Counter()
+        for parameter in {id(one): one for one in self.model.parameters()}.values():
+            size = parameter.numel() * parameter.element_size()
+            found["adapter" if parameter.requires_grad and trained_beside else "weights"] += size
+            if parameter.requires_grad:
+                found["trained"] += parameter.numel()
+                found["gradients"] += size
+                found["largest_gradient"] = max(found["largest_gradient"], size)
+                found["masters"] += 4 * parameter.numel() if parameter.element_size() < 4 else 0
+        for buffer in self.model.buffers():
+            found["weights"] += buffer.numel() * buffer.element_size()
+        return found
