@@ -86,6 +86,19 @@ class _FewBits(FusedLinear):
         return make
 
 
+class _MadeTwice(torch.autograd.Function):  # type: ignore[misc]
+    """A product with weights that are made for it, and once again for the gradient: nothing of them is kept."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor, make: Any, bias: torch.Tensor | None) -> torch.Tensor:
+        ctx.make = make
+        return torch.nn.functional.linear(x, make(x.dtype), bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        return gradient @ ctx.make(gradient.dtype), None, None
+
+
 def _keep_in_few_bits(model: Any, kind: str, double: bool, made: Made) -> None:
     """Gives linear layers the bytes that bitsandbytes keeps, and makes their weights where they are multiplied."""
     for layer in linear_layers(base_of(model)).values():
@@ -100,7 +113,8 @@ def _keep_in_few_bits(model: Any, kind: str, double: bool, made: Made) -> None:
             return torch.empty(shape, dtype=dtype, device=META)
 
         def forward(x: torch.Tensor, layer: Any = layer, make: Any = make) -> torch.Tensor:
-            return torch.nn.functional.linear(x, make(x.dtype), layer.bias)
+            product: torch.Tensor = _MadeTwice.apply(x, make, layer.bias)
+            return product
 
         layer.make, layer.forward = make, forward
     for module in model.modules():

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from danlu.adapters.lora import base_of
+from danlu.adapters.targets import skeleton
 from danlu.data.prepared import EVALUATION, TRAIN, Prepared
 from danlu.data.run import prepare
 from danlu.data.template import Document
@@ -42,7 +42,6 @@ from danlu.training.feed import ALONE, Feed
 from danlu.training.regularisation import Regularisation
 
 _ASSUMED_ROWS = 1000
-_MANY_LAYERS = 4  # of equal layers, so many are run in place of all
 _START_SECONDS, _READ_BYTES_PER_SECOND = 12.0, 5e8
 
 
@@ -256,18 +255,17 @@ def shape_of(recipe: Recipe, base: Path, dtype: torch.dtype, work: Workload, acc
         RecipeError: the recipe does not fit the model.
         ModelError: Transformers does not know the architecture, or the base is quantised already.
     """
-    whole = make_ghost(recipe, base, dtype)  # fits, or says why not
-    config = base_of(whole.model).config.get_text_config()
-    layers, alike = config.num_hidden_layers, len(set(getattr(config, "layer_types", None) or [""])) == 1
+    config = skeleton(base).config
+    texts = config.get_text_config()
+    layers, alike = texts.num_hidden_layers, len(set(getattr(texts, "layer_types", None) or [""])) == 1
     patterns = {**getattr(recipe.adapter, "rank_pattern", {}), **getattr(recipe.adapter, "alpha_pattern", {})}
     own = getattr(recipe.adapter, "layers_to_transform", None) is not None or recipe.training.freeze != FreezeSection()
-    if layers <= 2 * _MANY_LAYERS or not alike or own or patterns or config.is_encoder_decoder:
-        return measure_shape(whole, work, accurate)
-    few, more = (
-        measure_shape(make_ghost(recipe, base, dtype, count), work, accurate)
-        for count in (_MANY_LAYERS // 2, _MANY_LAYERS)
-    )
-    return draw_out(few, more, 2 * layers / _MANY_LAYERS - 1)
+    # Of half of the layers, two are the fewest.
+    count = 2 if 0 < recipe.training.activation_checkpointing < 1 else 1
+    if layers <= 4 * count or not alike or own or patterns or config.is_encoder_decoder:
+        return measure_shape(make_ghost(recipe, base, dtype), work, accurate)
+    few, more = (measure_shape(make_ghost(recipe, base, dtype, n), work, accurate) for n in (count, 2 * count))
+    return draw_out(few, more, layers / count - 1)
 
 
 def make_ghost(recipe: Recipe, base: Path, dtype: torch.dtype, num_layers: int | None = None) -> Ghost:
@@ -293,7 +291,8 @@ def make_ghost(recipe: Recipe, base: Path, dtype: torch.dtype, num_layers: int |
     bits = None
     if quantization is not None:
         bits = quantization.type, isinstance(quantization, FourBitQuantization) and quantization.double
-    model = planned.load(dtype)
+    with torch.device("meta"):  # first values of adapters are not drawn
+        model = planned.load(dtype)
     training = recipe.training
     varies = Regularisation(training.label_smoothing, training.neftune_noise_alpha, planned.dropout).varies(model)
     ghost = Ghost.of(model, bits, freezes=not varies and not recipe.data.streaming)

@@ -20,6 +20,9 @@ def end_trained(look: Look) -> Iterator[Finding]:
     """Answers end with a token at which generation stops."""
     ends = [document.ids[document.spans[-1][1] - 1] for document in look.documents if document.spans]
     open_ended = [place for place, token in enumerate(ends) if token not in look.stops]
+    cut = look.prepared.about["rows"]["cut"] if look.recipe.data.too_long == "cut_answer" else 0
+    if len(open_ended) <= cut * len(ends) / max(1, len(look.train)) + 1 and cut:
+        return  # said by the check of cut rows
     if not open_ended:
         return
     share = len(open_ended) / len(ends)
