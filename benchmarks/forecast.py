@@ -2,7 +2,7 @@
 
     python benchmarks/forecast.py --rows /path/alpaca_en_demo.json --out benchmarks/results/NAME.json
 
-Each recipe is run in a process of its own, with one thread: all its steps, then the two of `danlu plan --probe`. Memory
+Each recipe is run in a process of its own, with one thread: the two steps of `danlu plan --probe`, then its own. Memory
 is the largest resident size while training; time is the processor's, of the steps. Some recipes were used to set the
 forecast's constants (`danlu.planning.forecast`, `danlu.planning.speed`); the others were not, and only they count.
 """
@@ -45,24 +45,22 @@ CASES = {
     "a lora": Case(REAL, 256, 4, 512, calibrates=True),
     "b full": Case(REAL, 128, 4, 256, FULL, calibrates=True),
     "c qlora": Case(REAL, 256, 4, 256, QLORA, calibrates=True),
-    "d lora, checkpointed": Case("gemma-270m", 256, 4, 512, {"training.activation_checkpointing": 1.0}, calibrates=True),
+    "d lora, checkpointed": Case(
+        "gemma-270m", 256, 4, 512, {"training.activation_checkpointing": 1.0}, calibrates=True
+    ),
     "e lora, long": Case("qwen2-170m", 512, 4, 1024, calibrates=True),
     "1 lora, long": Case(REAL, 512, 8, 1024),
     "2 lora, half checkpointed": Case(REAL, 256, 8, 512, {"training.activation_checkpointing": 0.5}),
     "3 full": Case(REAL, 256, 4, 512, FULL),
     "4 qlora nf4": Case("llama-1b", 128, 2, 128, QLORA),
     "5 qlora int8": Case("gemma-270m", 256, 4, 256, {"model.quantization": {"type": "int8"}}),
-    "6 lora, encoder-decoder": Case(
-        "t5-77m", 256, 8, 1024, {"adapter.target_modules": ["q", "v"], "adapter.rank": 8}
-    ),
+    "6 lora, encoder-decoder": Case("t5-77m", 256, 8, 1024, {"adapter.target_modules": ["q", "v"], "adapter.rank": 8}),
     "7 lora, transposed": Case("gpt2-124m", 256, 4, 512),
     "8 dora": Case("qwen2-170m", 256, 4, 512, {"adapter.use_dora": True}),
     "9 lora, upper third": Case(REAL, 256, 4, 512, {"adapter.layers_to_transform": list(range(20, 30))}),
     "10 full, half frozen": Case("qwen2-170m", 256, 4, 512, FULL | {"training.freeze": {"first_layers": 7}}),
     "11 lora": Case("gemma-270m", 512, 4, 512),
-    "12 qlora, checkpointed": Case(
-        "qwen2-170m", 512, 4, 1024, QLORA | {"training.activation_checkpointing": 1.0}
-    ),
+    "12 qlora, checkpointed": Case("qwen2-170m", 512, 4, 1024, QLORA | {"training.activation_checkpointing": 1.0}),
 }
 
 
@@ -146,6 +144,7 @@ def main() -> None:
     parser.add_argument("--rows", type=Path, required=True, help="a JSON list of Alpaca rows")
     parser.add_argument("--bases", type=Path, help="folder for the random models; kept")
     parser.add_argument("--measured", type=Path, help="file of measurements; those in it are not made again")
+    parser.add_argument("--measure-only", action="store_true", help="no forecast yet")
     parser.add_argument("--only", help="names of cases, by their first word, comma between them")
     parser.add_argument("--out", type=Path)
     asked = parser.parse_args()
@@ -162,13 +161,12 @@ def main() -> None:
             path = folder / f"{name.split()[0]}.yaml"
             write_recipe(case, asked.rows.resolve(), bases, path)
             if name not in known:
-                known[name] = {"all": probe(path, [], "all"), "two": probe(path, [], "two")}
+                known[name] = probe(path, [], "all")
                 if asked.measured:
                     asked.measured.write_text(json.dumps(known))
-            if os.environ.get("MEASURE_ONLY"):
+            if asked.measure_only:
                 continue
-            measured, two = known[name]["all"], known[name]["two"]
-            lines.append(judge(name, measured, forecast(path, None), forecast(path, two)))
+            lines.append(judge(name, known[name]["whole"], forecast(path, None), forecast(path, known[name])))
             print(table(lines[-1:]).splitlines()[1], flush=True)
         if not lines:
             return

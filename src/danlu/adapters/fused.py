@@ -170,10 +170,10 @@ def _groups(model: Any) -> list[list[Fusable]]:
     hooks = [layer.register_forward_pre_hook(note) for layer in layers]
     base = base_of(model)
     inputs = dict(base.dummy_inputs)
-    if base.device.type == "meta":  # a mask that is taken as it is: to make one, Transformers looks at values
-        inputs["attention_mask"] = torch.ones(1, 1, 1, 1, dtype=torch.bool)
     if base.config.is_encoder_decoder:
         inputs.setdefault("decoder_input_ids", inputs["input_ids"])
+    if base.device.type == "meta":
+        inputs |= given_masks(base)
     try:
         with torch.no_grad(), quiet_transformers():
             base(**{name: tensor.to(base.device) for name, tensor in inputs.items()}, use_cache=False)
@@ -191,6 +191,13 @@ def _groups(model: Any) -> list[list[Fusable]]:
         else:
             groups.append([layer])
     return groups
+
+
+def given_masks(base: Any) -> dict[str, torch.Tensor]:
+    """Masks that Transformers takes as they are; to make its own it would look at values, and there are none."""
+    mask = torch.ones(1, 1, 1, 1, dtype=base.dtype, device=base.device)
+    names = ("attention_mask", "decoder_attention_mask") if base.config.is_encoder_decoder else ("attention_mask",)
+    return dict.fromkeys(names, mask)
 
 
 def _epsilon(norm: Any) -> float:

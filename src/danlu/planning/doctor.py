@@ -106,5 +106,3 @@ def _recipe(base: Path, method: str) -> Recipe:
     if method == "qlora":
         values["model"]["quantization"] = FourBitQuantization(type="nf4")
     return Recipe.model_validate(values)
-
-

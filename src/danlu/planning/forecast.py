@@ -101,7 +101,7 @@ def memory_parts(shape: Shape, optimizer: str, device: Device) -> dict[str, int]
         device: where.
     """
     sizes, at_peak = shape.sizes, dict(shape.passes.largest.at_peak)
-    moments = _moment_bytes(optimizer.removeprefix("in_backward_"), sizes["trained"], device)
+    moments = _moment_bytes(optimizer.removeprefix("in_backward_"), sizes["trained"], sizes["small"], device)
     masters = 0 if optimizer.startswith("in_backward_") else sizes["masters"]
     held = {"weights": sizes["weights"], "adapter": sizes["adapter"], "optimizer": moments + masters}
     if optimizer.startswith("in_backward_"):
@@ -116,11 +116,11 @@ def memory_parts(shape: Shape, optimizer: str, device: Device) -> dict[str, int]
     return {**held, **beside, "overhead": int(at_peak.get(BACKWARD, 0) + share * moving + fixed)}
 
 
-def _moment_bytes(optimizer: str, trained: int, device: Device) -> int:
+def _moment_bytes(optimizer: str, trained: int, small: int, device: Device) -> int:
     if optimizer.startswith("paged") and device.kind == "gpu":
         return 0  # moved to the host's memory when it gets tight
     if optimizer.endswith("8bit"):
-        return int(trained * (2 + 8 / _EIGHT_BIT_BLOCK))
+        return int((trained - small) * (2 + 8 / _EIGHT_BIT_BLOCK)) + 8 * small
     return 8 * trained
 
 

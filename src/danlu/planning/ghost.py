@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
-from danlu.adapters.fused import fuse_shape
+from danlu.adapters.fused import fuse_shape, given_masks
 from danlu.adapters.linear import FusedLinear
 from danlu.adapters.lora import base_of
 from danlu.adapters.targets import linear_layers, skeleton
+from danlu.data.template import Document
 from danlu.training.feed import to_batches
 from danlu.training.frozen import FrozenLayers, first_trained_layer
 from danlu.training.halfway import input_of
@@ -26,6 +28,7 @@ from danlu.training.objectives import ChosenSft, Objective, sft
 from danlu.training.sequences import AnyBatch, ChosenSequences, SequenceBatch, Sequences
 
 META = torch.device("meta")
+_SMALL = 4096
 _BLOCK, _CONSTANTS = 64, 256  # weights that share a constant in four bits, and constants that share one of their own
 
 
@@ -48,7 +51,8 @@ def load_shape(
     fields = dict(config_fields or {})
     if num_layers is not None:
         fields |= {"num_hidden_layers": num_layers}
-    model = skeleton(folder, fields).to(dtype).eval()
+    with torch.device("cpu"):  # the shape is on the meta device by itself; what is asked of it has values
+        model = skeleton(folder, fields).to(dtype).eval()
     model.requires_grad_(True)
     return model
 
@@ -123,17 +127,44 @@ def _keep_in_few_bits(model: Any, kind: str, double: bool, made: Made) -> None:
 
 
 @dataclass(frozen=True)
-class _AllSequences:
-    """`ChosenSequences` where the places of the targets can't be looked up: all of them."""
+class _GhostSequences:
+    """The objectives of encoder-decoder models where nothing can be looked up: all targets count, masks are given.
+
+    Attributes:
+        sequences: gives the inputs.
+        head: for the loss in chunks; None: by all logits.
+    """
 
     sequences: Sequences
-    head: torch.nn.Linear
+    head: torch.nn.Linear | None
 
     def __call__(self, model: Any, batch: SequenceBatch, label_smoothing: float = 0.0) -> tuple[torch.Tensor, float]:
         from danlu.kernels.chosen_loss import chosen_loss
 
-        states = input_of(self.head, lambda: model(**self.sequences.inputs(batch))).flatten(0, 1)
-        return chosen_loss(states, self.head.weight, batch.target_ids.flatten()), batch.weight
+        inputs, head = {**self.sequences.inputs(batch), **given_masks(base_of(model))}, self.head
+        targets = batch.target_ids.flatten()
+        if head is None:
+            logits = model(**inputs).logits.flatten(0, 1).float()
+            return torch.nn.functional.cross_entropy(logits, targets, reduction="sum"), batch.weight
+        states = input_of(head, lambda: model(**inputs)).flatten(0, 1)
+        return chosen_loss(states, head.weight, targets), batch.weight
+
+
+class ProcessorAttention(TorchFunctionMode):  # type: ignore[misc]
+    """SDPA attention by the processor's own kernel, which keeps no weights; the meta device would take another."""
+
+    def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Runs a function, or the kernel in its place."""
+        options = dict(kwargs or {})
+        if function is not torch.nn.functional.scaled_dot_product_attention or options.get("dropout_p"):
+            return function(*args, **options)
+        query, key, value = (*args, *(options[name] for name in ("query", "key", "value")[len(args) :]))[:3]
+        if key.shape[1] != query.shape[1]:
+            key, value = (one.repeat_interleave(query.shape[1] // key.shape[1], 1) for one in (key, value))
+        causal, mask = bool(options.get("is_causal")), options.get("attn_mask")
+        kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+        attended, _ = kernel(query, key, value, 0.0, causal, attn_mask=mask, scale=options.get("scale"))
+        return attended
 
 
 @dataclass
@@ -176,7 +207,7 @@ class Ghost:
         if base.config.is_encoder_decoder:
             plain = Sequences.of(model)
             chosen = ChosenSequences.of(model, plain)
-            objective: Objective = _AllSequences(plain, chosen.head) if chosen else plain
+            objective: Objective = _GhostSequences(plain, chosen.head if chosen else None)
             return cls(model, objective, True, False, True, None, made)
         from danlu.kernels import packed_attention
 
@@ -202,13 +233,19 @@ class Ghost:
         """The module after which the loss begins."""
         return base_of(self.model).get_decoder()
 
-    def batch(self, documents: Sequence[Any]) -> AnyBatch:
+    def batch(self, documents: list[Document]) -> AnyBatch:
         """Documents of one micro-batch as it is computed."""
         (batch,) = to_batches(documents, 1 << 60, self.shares_prefix, META, self.frozen, padded=self.padded)
         return batch
 
     def sizes(self) -> Counter[str]:
-        """Bytes of `weights` and `adapter` (what is trained beside the base), and numbers of trained ones by dtype."""
+        """Of the parameters, each once.
+
+        Returns:
+            Bytes of `weights`, `adapter` (what is trained beside the base), `gradients`, `masters` (float32 copies of
+            trained ones in fewer bits) and the `largest_gradient`; numbers `trained`, and of those the ones in `small`
+            tensors, whose moments bitsandbytes keeps in float32.
+        """
         trained_beside = base_of(self.model) is not self.model
         found: Counter[str] = Counter()
         for parameter in {id(one): one for one in self.model.parameters()}.values():
@@ -216,6 +253,7 @@ class Ghost:
             found["adapter" if parameter.requires_grad and trained_beside else "weights"] += size
             if parameter.requires_grad:
                 found["trained"] += parameter.numel()
+                found["small"] += parameter.numel() if parameter.numel() < _SMALL else 0
                 found["gradients"] += size
                 found["largest_gradient"] = max(found["largest_gradient"], size)
                 found["masters"] += 4 * parameter.numel() if parameter.element_size() < 4 else 0

@@ -119,6 +119,11 @@ class Meter(TorchDispatchMode):  # type: ignore[misc]
         if function.is_view or name in ("detach", "empty", "empty_like", "empty_strided", "new_empty"):
             return
         self.cost.calls += 1
+        if name.startswith("_scaled_dot_product_flash_attention_for_cpu"):
+            query, key = (args[1], args[2]) if "backward" in name else (args[0], args[1])
+            products = 5 if "backward" in name else 2
+            self.cost.operations[64] += products * 2.0 * math.prod(query.shape) * key.shape[-2]
+            return
         if name in _PRODUCTS:
             first, second = args[_PRODUCTS[name] : _PRODUCTS[name] + 2]
             sizes = (*first.shape[-2:], second.shape[-1])

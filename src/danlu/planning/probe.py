@@ -58,11 +58,11 @@ def probe(path: Path, overrides: Sequence[str], steps: str = "two") -> dict[str,
     Args:
         path: of the recipe.
         overrides: as on the command line.
-        steps: `two` or `all`.
+        steps: `two`, or `all`: these two, and then the whole run's.
 
     Returns:
-        `peak_bytes`, `ready_bytes` (before the first step), `seconds` and `processor_seconds` by step, `numbers` of
-        the steps.
+        Of the two steps `peak_bytes`, `seconds` and `processor_seconds` by step, and their `numbers`; `ready_bytes`
+        (before the first step) and `start_seconds`; with `all`, the same of the run under `whole`.
 
     Raises:
         WorkError: the process ended badly.
@@ -80,8 +80,6 @@ def probe(path: Path, overrides: Sequence[str], steps: str = "two") -> dict[str,
 
 def run_steps(path: str, overrides: Sequence[str], every: bool) -> dict[str, Any]:
     """See `probe`; in this process."""
-    import torch
-
     from danlu.data.run import prepare
     from danlu.engines.local import local_answers
     from danlu.models.source import find_model
@@ -96,25 +94,28 @@ def run_steps(path: str, overrides: Sequence[str], every: bool) -> dict[str, Any
     session = Session(recipe, base, load_tokenizer(base), prepared)
     ready, seconds, processor = peak_memory_bytes(), [], []
     found = _workload(session)
-    numbers = list(range(session.feed.num_steps)) if every else found.two_steps()
+    two, rest = found.two_steps(), list(range(session.feed.num_steps)) if every else []
     whole_feed: Any = session.feed
-    started = time.perf_counter()
-    session.feed = ChosenSteps(whole_feed, numbers)  # type: ignore[assignment]
-    before = time.process_time()
+    session.feed = ChosenSteps(whole_feed, [*two, *rest])  # type: ignore[assignment]
+    begun, before, probed = time.perf_counter() - begun, time.process_time(), 0
     for step in session.steps():
         seconds.append(step.seconds)
         processor.append(time.process_time() - before)
         before = time.process_time()
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_memory_bytes()
-    return {
-        "peak_bytes": peak,
-        "ready_bytes": ready,
-        "start_seconds": started - begun,
-        "seconds": seconds,
-        "processor_seconds": processor,
-        "numbers": numbers,
-        "engine": session.engine.name,
-    }
+        probed = _peak_bytes() if step.number == len(two) else probed
+    count = len(two)
+    result = {"peak_bytes": probed, "seconds": seconds[:count], "processor_seconds": processor[:count], "numbers": two}
+    result |= {"ready_bytes": ready, "start_seconds": begun, "engine": session.engine.name}
+    if every:
+        whole = {"peak_bytes": _peak_bytes(), "seconds": seconds[count:], "processor_seconds": processor[count:]}
+        result["whole"] = whole
+    return result
+
+
+def _peak_bytes() -> int:
+    import torch
+
+    return int(torch.cuda.max_memory_allocated()) if torch.cuda.is_available() else peak_memory_bytes()
 
 
 def _workload(session: Any) -> Workload:

@@ -88,6 +88,7 @@ def plan(
         probed: what `danlu.planning.probe` measured; the forecast is then led by it.
         base: folder with the base's `config.json`; None: it is looked for.
         compare: also the recipe's neighbours, and the table of full, LoRA and QLoRA.
+        accurate: measure passes of several sizes; else times are rougher, and come sooner.
 
     Returns:
         `memory_bytes`, `seconds`, `disk_bytes`, `fits`; `memory` and `time` by part; `device`, `notes`; with `compare`,

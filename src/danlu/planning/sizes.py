@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from danlu.errors import Fault, InputError
 
-# Hidden size, size within the MLP, layers, heads, key heads, vocabulary, tied head: those of Qwen2.5-0.5B, Qwen2.5-1.5B,
+# Hidden size, size within the MLP, layers, heads, key heads, vocabulary, tied head: those of Qwen2.5-0.5B and 1.5B,
 # Llama-3.2-3B, Llama-2-7B, Llama-3.1-8B, Qwen2.5-14B, Qwen2.5-32B, Llama-3.1-70B, as their configs have them.
 _SIZES: dict[str, tuple[int, int, int, int, int, int, bool]] = {
     "0.5b": (896, 4864, 24, 14, 2, 151_936, True),

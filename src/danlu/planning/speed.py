@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import torch
 
@@ -60,15 +60,10 @@ def speed_of(device: Device, dtype: torch.dtype, quantized: bool) -> Speed:
         products = {size: peak * share for size, share in _SMALL_SHARE.items()}
         return Speed(products, moved, moved / 6, _CARD_CALL_SECONDS)
     found = _measured(dtype, quantized)
-    return Speed(
-        {int(size): rate for size, rate in found["operations"].items()},
-        found["bytes_moved"] / _PASSES,
-        found["weights_made"],
-        _CALL_SECONDS,
-    )
+    return replace(found, bytes_moved=found.bytes_moved / _PASSES, call_seconds=_CALL_SECONDS)
 
 
-def _measured(dtype: torch.dtype, quantized: bool) -> dict[str, float | dict[str, float]]:
+def _measured(dtype: torch.dtype, quantized: bool) -> Speed:
     """What was measured on this machine with as many threads, not long ago; else it is measured now."""
     from danlu.training.machine import prepare_machine
 
@@ -77,15 +72,16 @@ def _measured(dtype: torch.dtype, quantized: bool) -> dict[str, float | dict[str
     key = f"{str(dtype).removeprefix('torch.')}, {torch.get_num_threads()} threads{', few bits' if quantized else ''}"
     try:
         known = json.loads(path.read_text(encoding="utf-8"))
-        if time.time() - known[key]["when"] < _AGE_SECONDS:
-            return dict(known[key])
+        if time.time() - known[key].pop("when") < _AGE_SECONDS:
+            products = {int(size): rate for size, rate in known[key].pop("operations").items()}
+            return Speed(products, **known[key])
     except (OSError, ValueError, KeyError, TypeError):
         known = {}
     if not isinstance(known, dict):
         known = {}
-    found = {**asdict(measure(dtype, quantized)), "when": time.time()}
+    found = measure(dtype, quantized)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {**known, key: found})
+    write_json(path, {**known, key: {**asdict(found), "when": time.time()}})
     return found
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from danlu.data.template import Document
-from danlu.planning.ghost import Ghost
+from danlu.planning.ghost import Ghost, ProcessorAttention
 from danlu.planning.meter import Cost, Meter
 
 ACTIVATIONS, LOSS, BACKWARD, GRADIENTS = "activations", "loss", "backward", "gradients"
@@ -40,6 +39,8 @@ class Pass:
 def drawn_out(few: Pass, more: Pass, factor: float) -> Pass:
     """The pass at another number of layers on the straight line through two: each layer adds the same.
 
+    What the loss holds, and what a backward pass holds for the layer that it is in, does not grow with layers.
+
     Args:
         few: with fewer layers.
         more: with more.
@@ -56,8 +57,9 @@ def drawn_out(few: Pass, more: Pass, factor: float) -> Pass:
         operations = counts(low.operations, high.operations)
         return Cost(operations, line(low.bytes_moved, high.bytes_moved), round(line(low.calls, high.calls)))
 
+    at_peak = counts(few.at_peak, more.at_peak) | {part: more.at_peak[part] for part in (LOSS, BACKWARD)}
     return Pass(
-        Counter({part: round(size) for part, size in counts(few.at_peak, more.at_peak).items()}),
+        Counter({part: round(size) for part, size in at_peak.items()}),
         cost(few.forward, more.forward),
         cost(few.whole, more.whole),
         cost(few.below, more.below),
@@ -67,7 +69,7 @@ def drawn_out(few: Pass, more: Pass, factor: float) -> Pass:
     )
 
 
-def measure_pass(ghost: Ghost, documents: Sequence[Document], accumulates: bool) -> Pass:
+def measure_pass(ghost: Ghost, documents: list[Document], accumulates: bool) -> Pass:
     """Runs a micro-batch through a ghost.
 
     Args:
@@ -91,17 +93,16 @@ def measure_pass(ghost: Ghost, documents: Sequence[Document], accumulates: bool)
         hooks = [one.register_post_accumulate_grad_hook(lambda p: meter.move(p.grad, GRADIENTS)) for one in trained]
         hooks.append(ghost.head_input.register_forward_hook(lambda *_: meter.begin(LOSS)))
         try:
-            meter.begin(ACTIVATIONS)
-            loss, weight = ghost.objective(ghost.called, batch)
-            forward = meter.cost.copy()
-            meter.begin(BACKWARD)
-            (loss / weight).backward()
+            with ProcessorAttention():  # around both: the backward pass computes checkpointed layers again
+                meter.begin(ACTIVATIONS)
+                loss, weight = ghost.objective(ghost.called, batch)
+                forward = meter.cost.copy()
+                meter.begin(BACKWARD)
+                (loss / weight).backward()
         finally:
             for hook in hooks:
                 hook.remove()
             for parameter in trained:
                 parameter.grad = None
     computed: Any = getattr(batch, "num_computed", 0)
-    return Pass(
-        meter.at_peak, forward, meter.cost, below, ghost.made.weights - made, computed, float(weight)
-    )
+    return Pass(meter.at_peak, forward, meter.cost, below, ghost.made.weights - made, computed, float(weight))

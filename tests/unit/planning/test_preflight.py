@@ -18,7 +18,20 @@ from danlu.planning.preflight import CHECKS, preflight, require_flightworthy
 from danlu.recipe import load_recipe
 
 NUM_ROWS = 2400
-WORDS = ("river", "stone", "apple", "cloud", "engine", "window", "garden", "letter", "winter", "copper", "paper", "ship")
+WORDS = (
+    "river",
+    "stone",
+    "apple",
+    "cloud",
+    "engine",
+    "window",
+    "garden",
+    "letter",
+    "winter",
+    "copper",
+    "paper",
+    "ship",
+)
 
 
 def row(number: int) -> dict[str, str]:
@@ -168,7 +181,10 @@ def long_prompt(number: int) -> dict[str, str]:
 
 
 def chinese(number: int) -> dict[str, str]:
-    return {"question": f"第{number}个问题：请问银行卡丢失以后应该怎么办理挂失手续？", "answer": f"您好，请拨打客服电话办理{number}号。"}
+    return {
+        "question": f"第{number}个问题：请问银行卡丢失以后应该怎么办理挂失手续？",
+        "answer": f"您好，请拨打客服电话办理{number}号。",
+    }
 
 
 # What is written in place of the rows, with the code that it is to be found by.

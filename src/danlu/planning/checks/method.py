@@ -37,19 +37,23 @@ def targets(look: Look) -> Iterator[Finding]:
     if not isinstance(adapter, LoraSection) or isinstance(adapter.target_modules, str):
         return
     if not look.shape.config.is_encoder_decoder and set(adapter.target_modules) <= _QUERY_AND_VALUE:
-        what = f"an adapter on {', '.join(adapter.target_modules)} alone is too little: MLPs hold most of what is learnt"
+        what = (
+            f"an adapter on {', '.join(adapter.target_modules)} alone is too little: MLPs hold most of what is learnt"
+        )
         yield Finding("warning", "few-targets", what, "adapter.target_modules", "adapter.target_modules=all-linear")
 
 
 def scale(look: Look) -> Iterator[Finding]:
-    """alpha / rank beyond 0.25 to 4 makes the learning rate mean something else."""
+    """A scale, alpha / rank, beyond 0.25 to 4 makes the learning rate mean something else."""
     adapter = look.recipe.adapter
     if not isinstance(adapter, LoraSection):
         return
     factor = adapter.alpha / (adapter.rank**0.5 if adapter.use_rslora else adapter.rank)
     most = 16 if adapter.use_rslora else 4
     if not 0.25 <= factor <= most:
-        what = f"the update is scaled by {factor:g}, usual is 1 to 2: the learning rate acts as if it were as many times"
+        what = (
+            f"the update is scaled by {factor:g}, usual is 1 to 2: the learning rate acts as if it were as many times"
+        )
         hint = f"adapter.alpha={2 * adapter.rank:g}"
         yield Finding("warning", "odd-scale", what, "adapter.alpha", hint)
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from danlu.data.prepared import LEDGER
-from danlu.planning.findings import Finding
+from danlu.planning.findings import Finding, Level
 from danlu.planning.look import Look
 
 _WORTH_A_WARNING = 0.01
@@ -19,7 +19,7 @@ def dropped(look: Look) -> Iterator[Finding]:
     if rows["dropped"]:
         share = rows["dropped"] / total
         what = f"{rows['dropped']:,} of {total:,} rows are dropped ({share:.1%})"
-        level = "warning" if share > _WORTH_A_WARNING else "note"
+        level: Level = "warning" if share > _WORTH_A_WARNING else "note"
         hint = f"see {look.prepared.folder / LEDGER} for the reason of each, or danlu data RECIPE"
         yield Finding(level, "rows-dropped", what, "data.train", hint)
 
@@ -32,7 +32,7 @@ def cut(look: Look) -> Iterator[Finding]:
         answers = look.recipe.data.too_long == "cut_answer"
         what = f"{rows['cut']:,} of {rows['kept']:,} rows are cut to {look.recipe.data.max_sequence_tokens} tokens"
         what += f" ({share:.1%})" + ("; their answers have no end to learn" if answers else "")
-        level = "warning" if share > _WORTH_A_WARNING else "note"
+        level: Level = "warning" if share > _WORTH_A_WARNING else "note"
         longer = look.recipe.data.max_sequence_tokens * 2
         hint = f"data.max_sequence_tokens={longer}, or data.too_long=drop"
         yield Finding(level, "rows-cut", what, "data.max_sequence_tokens", hint)
@@ -60,7 +60,9 @@ def little_trained(look: Look) -> Iterator[Finding]:
     share = look.trained_counts.sum() / total if total else 1.0
     if share < 0.02:
         what = f"{share:.1%} of the tokens are trained: prompts are long and answers short, most work teaches nothing"
-        yield Finding("warning", "little-trained", what, "data.train", "shorten the prompts, or move them to a system turn")
+        yield Finding(
+            "warning", "little-trained", what, "data.train", "shorten the prompts, or move them to a system turn"
+        )
 
 
 def repeated(look: Look) -> Iterator[Finding]:

@@ -9,7 +9,7 @@ from typing import Any
 from danlu.data.template import end_of_turn_id, is_plain, render
 from danlu.models.loading import generation_defaults
 from danlu.models.tokenizer import has_encoder, tokenize
-from danlu.planning.findings import Finding
+from danlu.planning.findings import Finding, Level
 from danlu.planning.look import Look
 
 _CJK = re.compile(r"[\u3400-\u9fff]")
@@ -28,7 +28,7 @@ def end_trained(look: Look) -> Iterator[Finding]:
     share = len(open_ended) / len(ends)
     what = f"{len(open_ended):,} of {len(ends):,} answers have no end token to learn ({share:.1%})"
     hint = "raise data.max_sequence_tokens, or data.too_long=drop; else answers may run on"
-    level = "error" if share > 0.5 else "warning"
+    level: Level = "error" if share > 0.5 else "warning"
     yield Finding(level, "end-not-trained", what, look.where(open_ended[0]), hint)
 
 
