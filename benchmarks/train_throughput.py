@@ -5,7 +5,8 @@
 The pythons are those of environments with trl, peft and transformers, and with llamafactory==0.9.5. Each trainer takes
 two epochs over the first rows of the file; the second is timed. Tokens are those of the rows: padding does not count.
 `--micro-batch NAME=N` sets the rows, or packs, of a trainer's forward pass. Memory is each process's largest resident
-size. With Danlu's speed comes that of the matrix product alone at the model's shapes, and where a step's time goes.
+size, on a GPU the most that it had allocated there. With Danlu's speed comes that of the matrix product alone at the
+model's shapes, and where a step's time goes.
 """
 
 from __future__ import annotations
@@ -61,11 +62,12 @@ PEERS = {
     "trainer_bf16": Peer("transformers_trainer.py", "trl", "bfloat16", 4),
     "trl_padded": Peer("trl_sft.py", "trl", "bfloat16", 4),
     "trl_packed": Peer("trl_sft.py", "trl", "bfloat16", 2, packed=True),
+    "trl_packed_fp32": Peer("trl_sft.py", "trl", "float32", 2, packed=True),
     "llamafactory_padded": Peer("llamafactory_sft.py", "llamafactory", "bfloat16", 4),
     "llamafactory_packed": Peer("llamafactory_sft.py", "llamafactory", "bfloat16", 2, packed=True),
     "llamafactory_packed1": Peer("llamafactory_sft.py", "llamafactory", "bfloat16", 1, packed=True),
 }
-_DEFAULT_PEERS = [name for name in PEERS if name != "llamafactory_packed1"]
+_DEFAULT_PEERS = [name for name in PEERS if name not in ("trl_packed_fp32", "llamafactory_packed1")]
 
 
 def parse() -> argparse.Namespace:
@@ -73,6 +75,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=Path, required=True, help="a JSON list of Alpaca rows")
     parser.add_argument("--num-rows", type=int, default=64, help="the first so many rows that have an answer")
+    parser.add_argument("--join", type=int, default=1, help="so many rows are made one, for long documents")
     parser.add_argument("--rows-per-step", type=int, default=16)
     parser.add_argument("--model", default="smollm2-135m-instruct", help="folder or short name")
     parser.add_argument("--max-tokens", type=int, default=512)
@@ -101,17 +104,25 @@ def parse() -> argparse.Namespace:
     return asked
 
 
-def write_rows(source: Path, count: int, out: Path) -> None:
-    """Writes the first Alpaca rows with question and answer as JSONL of {prompt, completion}, lists of messages."""
+def write_rows(source: Path, count: int, out: Path, join: int = 1) -> None:
+    """Writes the first Alpaca rows with question and answer as JSONL of {prompt, completion}, lists of messages.
+
+    Args:
+        source: a JSON list.
+        count: how many are written.
+        out: the file.
+        join: so many rows of the source are one: their questions, then their answers.
+    """
     rows = [row for row in json.loads(source.read_text(encoding="utf-8")) if row["instruction"] and row["output"]]
-    if len(rows) < count:
-        raise SystemExit(f"{source} has {len(rows)} rows with an answer, not {count}")
+    if len(rows) < count * join:
+        raise SystemExit(f"{source} has {len(rows)} rows with an answer, not {count * join}")
     with out.open("w", encoding="utf-8") as stream:
-        for row in rows[:count]:
-            question = "\n".join(part for part in (row["instruction"], row.get("input")) if part)
+        for first in range(0, count * join, join):
+            joined = rows[first : first + join]
+            question = "\n".join(part for row in joined for part in (row["instruction"], row.get("input")) if part)
             messages = {
                 "prompt": [{"role": "user", "content": question}],
-                "completion": [{"role": "assistant", "content": row["output"]}],
+                "completion": [{"role": "assistant", "content": "\n".join(row["output"] for row in joined)}],
             }
             stream.write(json.dumps(messages, ensure_ascii=False) + "\n")
 
@@ -174,7 +185,8 @@ def medians(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]
     `speed_ratio` is Danlu's tokens per second by the trainer's: above 1, Danlu is faster. `memory_ratio` is Danlu's
     peak by the trainer's: below 1, Danlu needs less.
     """
-    keys = ("tokens", "tokens_per_second", "first_epoch_seconds", "start_seconds", "peak_rss_bytes", "loss", "steps")
+    keys = ("tokens", "tokens_per_second", "first_epoch_seconds", "start_seconds", "loss", "steps")
+    keys += ("peak_rss_bytes", "peak_gpu_bytes")
     table: dict[str, dict[str, Any]] = {}
     for name in rounds[0]:
         ended = [results[name] for results in rounds if "failed" not in results[name]]
@@ -189,8 +201,13 @@ def medians(rounds: list[dict[str, dict[str, Any]]]) -> dict[str, dict[str, Any]
     for row in table.values():
         if "failed" not in row and "failed" not in own:
             row["speed_ratio"] = own["tokens_per_second"] / row["tokens_per_second"]
-            row["memory_ratio"] = own["peak_rss_bytes"] / row["peak_rss_bytes"]
+            row["memory_ratio"] = peak_bytes(own) / peak_bytes(row)
     return table
+
+
+def peak_bytes(row: dict[str, Any]) -> float:
+    """Bytes at the peak: of the GPU where there is one, else of the process."""
+    return float(row.get("peak_gpu_bytes") or row["peak_rss_bytes"])
 
 
 def print_table(table: dict[str, dict[str, Any]]) -> None:
@@ -204,12 +221,12 @@ def print_table(table: dict[str, dict[str, Any]]) -> None:
         speed, memory = row.get("speed_ratio"), row.get("memory_ratio")
         print(
             f"{name:<22}{row['tokens_per_second']:>10.1f}{f'{speed:.2f} x' if speed else '':>10}"
-            f"{row['peak_rss_bytes'] / 1e9:>10.2f}{f'{memory:.2f} x' if memory else '':>11}"
+            f"{peak_bytes(row) / 1e9:>10.2f}{f'{memory:.2f} x' if memory else '':>11}"
             f"{row['loss']:>9.4f}{row['tokens']:>9.0f}{row['steps']:>7.0f}"
         )
 
 
-def against_peak(base: Path, own: dict[str, Any], dtype: str, threads: int) -> dict[str, Any]:
+def againstpeak_bytes(base: Path, own: dict[str, Any], dtype: str, threads: int) -> dict[str, Any]:
     """How much of the matrix product's own speed Danlu's training reaches.
 
     Args:
@@ -236,7 +253,7 @@ def against_peak(base: Path, own: dict[str, Any], dtype: str, threads: int) -> d
     }
 
 
-def print_peak(peak: dict[str, Any], breakdown: dict[str, Any]) -> None:
+def printpeak_bytes(peak: dict[str, Any], breakdown: dict[str, Any]) -> None:
     """Utilisation and the shares of a step, for people."""
     if "failed" in peak:
         print(f"\nmatrix product alone: failed: {peak['failed']}")
@@ -263,7 +280,7 @@ def describe(asked: argparse.Namespace, base: Path, dtype: str, made: dict[str, 
         "versions": {name: versions(python) for name, python in pythons.items()},
         "commands": {name: shlex.join(command) for name, command in made.items()},
         "model": {"name": asked.model, "type": config["model_type"], "hidden_size": config.get("hidden_size")},
-        "rows": {"file": asked.rows.name, "count": asked.num_rows, "per_step": asked.rows_per_step},
+        "rows": {"file": asked.rows.name, "count": asked.num_rows, "per_step": asked.rows_per_step, "join": asked.join},
         "max_tokens": asked.max_tokens,
         "dtype": dtype,
     }
@@ -276,7 +293,7 @@ def main() -> None:
     dtype = str(choose_dtype(asked.dtype, choose_device())).removeprefix("torch.")
     with tempfile.TemporaryDirectory() as folder:
         rows = Path(folder) / "rows.jsonl"
-        write_rows(asked.rows, asked.num_rows, rows)
+        write_rows(asked.rows, asked.num_rows, rows, asked.join)
         made = commands(asked, rows, base, dtype)
         result = describe(asked, base, dtype, made)
         rounds = run_rounds(made, asked)
@@ -285,10 +302,10 @@ def main() -> None:
         last = next((one["danlu"] for one in reversed(rounds) if "failed" not in one["danlu"]), None)
         if asked.peak and last:
             own = {**last, "tokens_per_second": result["medians"]["danlu"]["tokens_per_second"]}
-            result["peak"] = against_peak(base, own, dtype, asked.threads)
+            result["peak"] = againstpeak_bytes(base, own, dtype, asked.threads)
             profiled = [word.replace("danlu_sft.py", "danlu_breakdown.py") for word in made["danlu"]]
             result["breakdown"] = run(profiled, asked.threads)
-            print_peak(result["peak"], result["breakdown"])
+            printpeak_bytes(result["peak"], result["breakdown"])
     if asked.out:
         write_result(asked.out, result)
 

@@ -9,6 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+
 RANK, ALPHA, LEARNING_RATE, SEED = 16, 32, 2e-4, 0
 TARGETS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
 
@@ -69,6 +71,7 @@ def report(tokens: int, epochs: list[float], start: float | None, loss: float, *
         "second_epoch_seconds": second,
         "start_seconds": start,
         "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
         "loss": loss,
         **more,
     }

@@ -17,8 +17,12 @@ from danlu.models.quantization import dequantized, quantized_layers
 
 
 def peak_bytes() -> int:
-    """Largest resident size of this process so far."""
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    """Largest resident size of this process so far, on a GPU the most that it had allocated there."""
+    return (
+        torch.cuda.max_memory_allocated()
+        if torch.cuda.is_available()
+        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    )
 
 
 def stored_bytes(layer: Any) -> int:

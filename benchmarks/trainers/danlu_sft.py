@@ -29,6 +29,7 @@ def arguments() -> argparse.Namespace:
     parser = make_parser()
     parser.add_argument("--micro-batch-tokens", type=int, help="of one forward pass; else the recipe's default")
     parser.add_argument("--override", action="append", default=[], metavar="KEY=VALUE", help="any recipe key")
+    parser.add_argument("--plain-loss", action="store_true", help="all logits at once, to see what chunks save")
     return parser.parse_args()
 
 
@@ -60,7 +61,10 @@ def make_session(asked: argparse.Namespace) -> Session:
         path = Path(folder) / "recipe.yaml"
         path.write_text(json.dumps(recipe), encoding="utf-8")
         loaded = load_recipe(path, overrides)
-        return Session(loaded.recipe, base, load_tokenizer(base), prepare(loaded, base, local_answers))
+        session = Session(loaded.recipe, base, load_tokenizer(base), prepare(loaded, base, local_answers))
+    if asked.plain_loss:
+        session.objective = session.engine.plain
+    return session
 
 
 def first_epoch_steps(session: Session) -> int:

@@ -21,6 +21,7 @@ def main() -> None:
     config = AutoConfig.from_pretrained(asked.model)
     config.num_hidden_layers = asked.layers or config.num_hidden_layers
     model = AutoModelForCausalLM.from_pretrained(asked.model, config=config, dtype=torch.float32).train()
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     # Fused, AdamW makes no tensors on the way: the least memory it can have.
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, fused=True)
     ready = time.perf_counter() - begun
@@ -40,7 +41,7 @@ def step(model: Any, optimizer: Any, rows: list[dict[str, list[int]]]) -> float:
     weight = sum(label >= 0 for row in rows for label in row["labels"])
     total = 0.0
     for row in rows:
-        batch = {name: torch.tensor([values]) for name, values in row.items()}
+        batch = {name: torch.tensor([values], device=model.device) for name, values in row.items()}
         loss = model(**batch, use_cache=False, num_items_in_batch=weight).loss
         loss.backward()
         total += float(loss)

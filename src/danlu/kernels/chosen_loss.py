@@ -12,7 +12,8 @@ import torch
 
 from danlu.kernels import gpu
 
-_AT_ONCE = 32  # tokens whose softmax is taken in one go, so that it stays in the processor's cache
+_MAX_LOGITS, _MAX_LOGITS_GPU = 1 << 23, 1 << 26
+_AT_ONCE = 32  # tokens whose softmax a processor takes in one go, so that it stays in its cache
 
 
 def plain_loss(
@@ -36,7 +37,7 @@ def chosen_loss(
     targets: torch.Tensor,
     scale: float = 1.0,
     softcap: float | None = None,
-    max_logits: int = 1 << 23,
+    max_logits: int | None = None,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
     """Summed cross-entropy, in float32.
@@ -47,7 +48,7 @@ def chosen_loss(
         targets: `[N]` token ids.
         scale: factor of the logits.
         softcap: logits become softcap·tanh(logit/softcap) (Gemma 2, arXiv 2408.00118).
-        max_logits: how many exist at once; at least those of one token.
+        max_logits: how many exist at once; at least those of one token. None: as the device likes it.
         label_smoothing: share of each target that is spread evenly over the vocabulary (arXiv 1512.00567, as torch's
             cross_entropy has it).
     """
@@ -68,13 +69,14 @@ class _ChosenLoss(torch.autograd.Function):  # type: ignore[misc]
         targets: torch.Tensor,
         scale: float,
         softcap: float | None,
-        max_logits: int,
+        max_logits: int | None,
         label_smoothing: float,
     ) -> torch.Tensor:
         needed = ctx.needs_input_grad[0]
         of_hidden = torch.empty_like(hidden) if needed else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        chunk = max(1, max_logits // weight.shape[0])
+        chunk = max(1, (max_logits or (_MAX_LOGITS_GPU if hidden.is_cuda else _MAX_LOGITS)) // weight.shape[0])
+        few = chunk if hidden.is_cuda else _AT_ONCE
         for start in range(0, len(targets), chunk):
             part = slice(start, start + chunk)
             logits = torch.nn.functional.linear(hidden[part], weight)
@@ -85,9 +87,7 @@ class _ChosenLoss(torch.autograd.Function):  # type: ignore[misc]
                 logits.div_(softcap).tanh_()
                 slope = 1 - logits.square() if needed else None
                 logits.mul_(softcap)
-            for logits_few, targets_few in zip(
-                logits.split(_AT_ONCE), targets[part, None].split(_AT_ONCE), strict=True
-            ):
+            for logits_few, targets_few in zip(logits.split(few), targets[part, None].split(few), strict=True):
                 loss += _loss_of_few(logits_few, targets_few, label_smoothing, needed)
             if of_hidden is not None:
                 torch.mm(logits if slope is None else logits.mul_(slope), weight, out=of_hidden[part])

@@ -27,7 +27,8 @@ def gated(gate: torch.Tensor, up: torch.Tensor, activation: str) -> torch.Tensor
         activation: one of `ACTIVATIONS`.
     """
     if gpu.has_liger(gate):
-        return gpu.gated(gate, up, activation)
+        make = functools.partial(gpu.gated, activation=activation)
+        return note_making(make(gate, up), make, gate, up)
     product: torch.Tensor = _Gated.apply(gate, up, activation)
     return note_making(product, functools.partial(_product, activation=activation), gate, up)
 

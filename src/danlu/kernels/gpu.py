@@ -1,8 +1,8 @@
 """On a GPU, the same operations by libraries that are made for it: Liger (arXiv 2410.10989) and FlashAttention.
 
 They stand behind the names of our own. FlashAttention keeps packed documents apart by their positions, through
-Transformers. Not run where this was written, on a machine without a GPU: as every kernel, they are held against the
-model's own code before a run trains with them (see `danlu.training.engine`).
+Transformers. As every kernel, they are held against the model's own code before a run trains with them (see
+`danlu.training.engine`), and by `tests/gpu` against the processor.
 """
 
 from __future__ import annotations

@@ -153,6 +153,11 @@ def causal_attention(
         `[D, L, heads, K]`.
     """
     documents, key_heads, length, size = key.shape
+    if query.is_cuda and query.dtype.itemsize == 2 and not softcap and (window is None or window >= length):
+        grouped = query.shape[1] != key_heads  # a GPU has one kernel for all of it, in 16 bits for grouped heads too
+        return torch.nn.functional.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=grouped
+        ).transpose(1, 2)
     shape = (documents * key_heads, query.shape[1] // key_heads, length, size)
     attended: torch.Tensor = _CausalAttention.apply(
         query.reshape(shape),

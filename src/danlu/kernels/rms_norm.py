@@ -41,7 +41,8 @@ def rms_norm(x: torch.Tensor, weight: torch.Tensor, epsilon: float, style: str) 
         style: one of `STYLES`.
     """
     if gpu.has_liger(x):
-        return gpu.rms_norm(x, weight, epsilon, style)
+        make = functools.partial(gpu.rms_norm, epsilon=epsilon, style=style)
+        return note_making(make(x, weight), make, x, weight)
     inverse = _inverse(x.detach(), epsilon)
     normed: torch.Tensor = _RmsNorm.apply(x, inverse, weight, style)
     return note_making(normed, functools.partial(_normed, style=style), x, inverse, weight)

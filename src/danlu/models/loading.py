@@ -104,7 +104,8 @@ def load_base(
                 hint="set model.quantization=null",
             )
         )
-    return model.to(choose_device()).eval()
+    device = choose_device()  # bitsandbytes has put its layers there already, and some can't be moved
+    return (model if model.device.type == device.type else model.to(device)).eval()
 
 
 def _from_pretrained(folder: Path, config_fields: Mapping[str, Any], named: Mapping[str, Any]) -> tuple[Any, Any]:

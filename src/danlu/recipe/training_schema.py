@@ -116,10 +116,11 @@ class TrainingSection(Section):
     num_epochs: float = Field(1.0, gt=0.0, le=10_000.0, description="Passes over the training rows; may be a part.")
     max_steps: int | None = Field(None, ge=1, description="Stop after this many optimizer steps.")
     global_batch_size: int = Field(8, ge=1, description="Rows per optimizer step, over all processes.")
-    micro_batch_tokens: int = Field(
-        1024,
+    micro_batch_tokens: int | None = Field(
+        None,
         ge=1,
-        description="Most computed tokens per forward pass (one row may exceed it); memory follows it.",
+        description="Most computed tokens per forward pass (one row may exceed it); memory follows it. null: 1024, on "
+        "a GPU 8192 or as many as fit.",
     )
     activation_checkpointing: float = Field(
         0.0,
@@ -130,7 +131,8 @@ class TrainingSection(Section):
     max_memory: ByteSize | None = Field(
         None,
         gt=0,
-        description="Most resident memory, such as 3GB: smaller micro-batches and checkpointed layers keep to it.",
+        description="Most memory, such as 3GB: smaller micro-batches and checkpointed layers keep to it; on a GPU, "
+        "it is the memory there, and null: what is free.",
     )
     optimizer: Literal["adamw", "adamw_8bit", "paged_adamw", "paged_adamw_8bit"] = Field(
         "adamw", description="adamw, or bitsandbytes' with 8-bit moments, or paged to the host's memory on a GPU."

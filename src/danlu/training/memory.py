@@ -23,7 +23,14 @@ from danlu.training.machine import resident_bytes
 _SHARES = (0.0, 0.5, 1.0)
 _NUM_CANDIDATES = 32
 # Of what is computed beside the activations that are kept: gradients on their way, logits of a chunk, the allocator.
-_RESERVE_BYTES = 256 << 20
+_RESERVE_BYTES, _RESERVE_BYTES_GPU = 256 << 20, 1 << 30
+_TOKENS, _TOKENS_GPU = 1024, 8192
+_SHARE_OF_FREE = 0.9  # of a GPU's memory; the rest is for what its allocator can't fill
+
+
+def usual_tokens(device: torch.device) -> int:
+    """How many tokens a forward pass computes where the recipe does not say."""
+    return _TOKENS_GPU if device.type == "cuda" else _TOKENS
 
 
 @dataclass(frozen=True)
@@ -85,21 +92,29 @@ def plan_memory(
         engine: how it computes.
         store: documents; the longest of the first ones are measured.
         plan: the wish; its share of layers is a lower bound.
-        max_bytes: most resident memory of this process; None: no bound.
+        max_bytes: most resident memory of this process, on a GPU of what it allocates there; None: no bound, on a GPU
+            what is free.
 
     Raises:
         RecipeError: the longest document does not fit although every layer is checkpointed.
         ModelError: Transformers can't checkpoint this model's activations.
     """
     checkpoint_activations(model, plan.checkpointed_share)
-    if max_bytes is None:
+    device = next(model.parameters()).device
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        held, free = torch.cuda.memory_allocated(device), torch.cuda.mem_get_info(device)[0]
+        held, max_bytes = held + _RESERVE_BYTES_GPU, max_bytes or int(_SHARE_OF_FREE * (held + free))
+    elif max_bytes is None:
         return plan
+    else:
+        held = resident_bytes() + _RESERVE_BYTES
     documents = [store[index] for index in range(min(len(store), _NUM_CANDIDATES))]
     longest = max(documents, key=lambda document: len(document.ids))
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     # Gradient and two moments; in fewer bits than 32 also a float32 master and its gradient.
     state = sum(one.numel() * (12 if one.dtype == torch.float32 else 18) for one in trained)
-    resident = resident_bytes() + state + _RESERVE_BYTES
+    resident = held + state
     per_token, most = 0, 0
     for share in sorted({plan.checkpointed_share, *(share for share in _SHARES if share > plan.checkpointed_share)}):
         checkpoint_activations(model, share)
@@ -111,7 +126,7 @@ def plan_memory(
     raise RecipeError(
         Fault(
             f"a document of {len(longest.ids)} tokens needs {needed / 1e9:.2f} GB, all layers checkpointed; "
-            f"max_memory is {max_bytes / 1e9:.2f} GB",
+            f"allowed are {max_bytes / 1e9:.2f} GB",
             "training.max_memory",
             f"at least {needed / 1e9:.2f}GB for these documents",
             "allow more, or lower data.max_sequence_tokens or adapter.rank",

@@ -20,7 +20,7 @@ from danlu.recipe import LoadedRecipe, dump_recipe
 from danlu.recipe.run_schema import LocalLauncher
 from danlu.recipe.training_schema import TrainingSection
 from danlu.runs import CHECKPOINTS, RESOLVED, require_disk, write_json, write_manifest, write_text
-from danlu.tracking.memory import peak_memory_bytes
+from danlu.tracking.memory import peak_gpu_memory_bytes, peak_memory_bytes
 from danlu.tracking.metrics import MetricsFile, cut_metrics, read_metrics
 from danlu.tracking.progress import progress, say
 from danlu.training.processes import Processes, first_before_others, joined
@@ -41,8 +41,8 @@ def run_training(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False
 
     Returns:
         `run_folder`, `steps`, `train_loss`, `evaluation_loss`, `tokens_per_second`, `peak_memory_bytes`,
-        `seconds`, `trainable_parameters`, `total_parameters`, `trainable_share`, and what `danlu data` gives; nothing
-        where another process writes the run folder.
+        `peak_gpu_memory_bytes` (None without a GPU), `seconds`, `trainable_parameters`, `total_parameters`,
+        `trainable_share`, and what `danlu data` gives; nothing where another process writes the run folder.
 
     Raises:
         InputError: something in the recipe, data or model is wrong; the run folder is not left behind.
@@ -111,6 +111,7 @@ def _close_folder(session: Any, folder: Path, result: dict[str, Any], started: f
         "total_parameters": total,
         "trainable_share": round(trainable / total, 6),
         "peak_memory_bytes": peak_memory_bytes(),
+        "peak_gpu_memory_bytes": peak_gpu_memory_bytes(),
         "seconds": round(time.perf_counter() - started, 3),
     }
     about = {"result": result, "base_sha256": session.base_sha256, "engine": session.engine.name}

@@ -34,7 +34,7 @@ from danlu.training.feed import Feed, Share, StreamFeed
 from danlu.training.frozen import choose_frozen, first_trained_layer
 from danlu.training.loop import Course, Step, mean_loss, train
 from danlu.training.machine import prepare_machine, release_memory
-from danlu.training.memory import MemoryPlan, checkpoint_activations, plan_memory
+from danlu.training.memory import MemoryPlan, checkpoint_activations, plan_memory, usual_tokens
 from danlu.training.optimizers import make_optimizer
 from danlu.training.probes import expect, write_probes
 from danlu.training.processes import THIS_ALONE, Processes
@@ -98,7 +98,7 @@ class Session:
             self.model,
             self.engine,
             first_documents or train_store,
-            MemoryPlan(training.micro_batch_tokens, training.activation_checkpointing),
+            MemoryPlan(training.micro_batch_tokens or usual_tokens(device), training.activation_checkpointing),
             training.max_memory,
         )
         self.objective = self.engine.objective
