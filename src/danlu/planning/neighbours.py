@@ -26,14 +26,19 @@ class Neighbour:
     recipe: Recipe
 
 
-def neighbours_of(recipe: Recipe) -> list[Neighbour]:
-    """The three methods, then less memory by a smaller micro-batch, by checkpointing, by all of it with QLoRA."""
-    training, lora = recipe.training, recipe.adapter or LoraSection(type="lora")
+def neighbours_of(recipe: Recipe, micro_batch_tokens: int) -> list[Neighbour]:
+    """The three methods, then less memory by a smaller micro-batch, by checkpointing, by all of it with QLoRA.
+
+    Args:
+        recipe: the recipe.
+        micro_batch_tokens: what it comes to here.
+    """
+    lora = recipe.adapter or LoraSection(type="lora")
     if not isinstance(lora, LoraSection) or lora.init_lora_weights != "default":
         lora = LoraSection(type="lora")
     plain = {"model.quantization": None, "training.freeze": FreezeSection()}
     four_bits = FourBitQuantization(type="nf4")
-    few_tokens = max(1, training.micro_batch_tokens // 2)
+    few_tokens = max(1, micro_batch_tokens // 2)
     smaller = {"training.micro_batch_tokens": few_tokens}
     again = {"training.activation_checkpointing": 1.0}
     qlora = {**plain, "model.quantization": four_bits, "adapter": lora}

@@ -20,7 +20,8 @@ def plan_text(found: dict[str, Any]) -> str:
     if memory["loading"] > memory["training"]:
         lines.append(f"    {'loading':<12}{memory['loading'] / GIB:>8.2f}  more than training")
     lines += [
-        f"  time    {duration(found['seconds'])} for {found['steps']:,} steps",
+        f"  time    {duration(found['seconds'])} for {found['steps']:,} steps, at most "
+        f"{found['micro_batch_tokens']:,} tokens in a micro-batch",
         f"  disk    {found['disk_bytes'] / 1e9:.2f} GB",
         *(f"  note    {note}" for note in found["notes"]),
         "",
