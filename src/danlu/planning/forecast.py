@@ -20,7 +20,7 @@ PARTS = ("weights", "adapter", "gradients", "optimizer", ACTIVATIONS, LOSS, "ove
 # Resident beside tensors. Of a processor: Python with torch, Transformers and PEFT, and of what passes hold, the share
 # that glibc's heap leaves unused between blocks; set by the recipes a to e of benchmarks/forecast.py. Of a card:
 # CUDA's context and libraries, and what torch's allocator keeps in blocks that are not full.
-_PROCESS_BYTES, _HEAP_SHARE = 560 << 20, 0.45
+_PROCESS_BYTES, _HEAP_SHARE = 860 << 20, 0.34
 _CONTEXT_BYTES, _CACHE_SHARE = 550 << 20, 0.05
 _EIGHT_BIT_BLOCK = 256  # moments that share a float32 constant in bitsandbytes
 

@@ -20,7 +20,8 @@ _CARD_SHARE, _MEMORY_SHARE, _CARD_CALL_SECONDS = 0.6, 0.7, 8e-6
 _SMALL_SHARE = {16: 0.1, 64: 0.3, 256: 0.7, 1024: 1.0}
 # Of a processor: what an elementwise pass over a byte takes more than a copy does, what an operation takes beside
 # computing, in seconds. Set by the recipes a to e of benchmarks/forecast.py.
-_PASSES, _CALL_SECONDS = 1.0, 20e-6
+# The products' share is of what one of them alone reaches.
+_PRODUCT_SHARE, _PASSES, _MADE_SHARE, _CALL_SECONDS = 0.85, 2.0, 0.4, 20e-6
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,9 @@ def speed_of(device: Device, dtype: torch.dtype, quantized: bool) -> Speed:
         products = {size: peak * share for size, share in _SMALL_SHARE.items()}
         return Speed(products, moved, moved / 6, _CARD_CALL_SECONDS)
     found = _measured(dtype, quantized)
-    return replace(found, bytes_moved=found.bytes_moved / _PASSES, call_seconds=_CALL_SECONDS)
+    products = {size: rate * _PRODUCT_SHARE for size, rate in found.operations.items()}
+    moved, made = found.bytes_moved / _PASSES, found.weights_made * _MADE_SHARE
+    return replace(found, operations=products, bytes_moved=moved, weights_made=made)
 
 
 def _measured(dtype: torch.dtype, quantized: bool) -> Speed:
