@@ -98,8 +98,13 @@ def _check_one(loaded: LoadedRecipe) -> list[Finding]:
     look, found = _look(loaded)
     if look is None:
         return found
+    misfit = bool(found)
     for check in CHECKS:
-        found += check(look)
+        try:
+            found += check(look)
+        except InputError:  # what does not fit the model was found before; the other checks go on
+            if not misfit:
+                raise
     return found
 
 
@@ -123,6 +128,6 @@ def _look(loaded: LoadedRecipe) -> tuple[Look | None, list[Finding]]:
     ask("shape", lambda: plan_training(recipe, base, THIS_ALONE))
     tokenizer = ask("tokenizer", lambda: load_tokenizer(base))
     prepared = tokenizer and ask("data", lambda: prepare(loaded, base, local_answers))
-    if found or prepared is None:
+    if prepared is None:
         return None, found
     return Look(loaded, base, tokenizer, prepared), found
