@@ -9,11 +9,21 @@ from __future__ import annotations
 
 import argparse
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, Gemma3TextConfig, LlamaConfig
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    Gemma3TextConfig,
+    GPT2Config,
+    LlamaConfig,
+    PreTrainedConfig,
+    Qwen2Config,
+    T5Config,
+)
 
 from danlu.models.embedded import embedded_model_folder
 
@@ -62,7 +72,51 @@ def gemma_270m() -> Gemma3TextConfig:
     )
 
 
-SHAPES = {"llama-1b": llama_1b, "llama-1b-whole": llama_1b_whole, "gemma-270m": gemma_270m}
+def qwen2_170m() -> Qwen2Config:
+    """Qwen 2.5's make at a third of its smallest size: biases on q, k, v, a long vocabulary cut to the tokenizer's."""
+    return Qwen2Config(
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=14,
+        num_attention_heads=12,
+        num_key_value_heads=2,
+        vocab_size=49152,
+        max_position_embeddings=8192,
+        tie_word_embeddings=True,
+        **_TOKENS,
+    )
+
+
+def gpt2_124m() -> GPT2Config:
+    """GPT-2's smallest shape, with the tokenizer's vocabulary; no dropout."""
+    return GPT2Config(vocab_size=49152, embd_pdrop=0.0, attn_pdrop=0.0, resid_pdrop=0.0, **_TOKENS)
+
+
+def t5_77m() -> T5Config:
+    """FLAN-T5-small's shape: an encoder and a decoder of eight layers with gated MLPs."""
+    return T5Config(
+        d_model=512,
+        d_ff=1024,
+        d_kv=64,
+        num_layers=8,
+        num_heads=6,
+        vocab_size=49152,
+        feed_forward_proj="gated-gelu",
+        tie_word_embeddings=False,
+        dropout_rate=0.0,
+        decoder_start_token_id=0,
+        **_TOKENS,
+    )
+
+
+SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
+    "llama-1b": llama_1b,
+    "llama-1b-whole": llama_1b_whole,
+    "gemma-270m": gemma_270m,
+    "qwen2-170m": qwen2_170m,
+    "gpt2-124m": gpt2_124m,
+    "t5-77m": t5_77m,
+}
 
 
 def write_model(shape: str, folder: Path) -> int:
@@ -70,7 +124,9 @@ def write_model(shape: str, folder: Path) -> int:
     if folder.exists() and any(folder.iterdir()):
         raise SystemExit(f"{folder} is not empty")
     torch.manual_seed(0)
-    model = AutoModelForCausalLM.from_config(SHAPES[shape](), dtype=torch.bfloat16)
+    config = SHAPES[shape]()
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    model = kind.from_config(config, dtype=torch.bfloat16)
     model.save_pretrained(folder)
     source = embedded_model_folder("smollm2-135m-instruct")
     for name in _TOKENIZER:

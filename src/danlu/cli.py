@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import click
@@ -61,14 +61,25 @@ def recipe() -> None:
 @click.argument("overrides", nargs=-1)
 @_json_option
 def recipe_check(path: str, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Check keys, types and bounds, and that the data files exist."""
-    from danlu.data.inputs import require_files
+    """Check keys, then all that can be known before training: rows, labels, template, method, memory, disk."""
+    from danlu.planning.preflight import preflight, require_flightworthy
     from danlu.recipe import load_recipe
 
-    loaded = load_recipe(path, overrides)
-    for one in loaded.each():
-        require_files(one)
-    _finish({"recipe": path, "valid": True}, as_json, f"{path}: good")
+    findings = preflight(load_recipe(path, overrides))
+    _say_findings(findings)
+    require_flightworthy(findings)
+    worth = sum(finding.level == "warning" for finding in findings)
+    text = f"{path}: good" + (f", with {worth} warning{'s' if worth > 1 else ''}" if worth else "")
+    _finish({"recipe": path, "valid": True, "findings": [one.to_json() for one in findings]}, as_json, text)
+
+
+def _say_findings(findings: Sequence[Any]) -> None:
+    """Warnings and notes on stderr; errors are told by what is raised."""
+    from danlu.pages.unseen import show_unseen
+
+    for finding in findings:
+        if finding.level != "error":
+            click.echo(show_unseen(str(finding)), err=True)
 
 
 @recipe.command("show")
@@ -131,8 +142,11 @@ def _show(prepared: Any, base: Any, count: int, as_json: bool) -> None:
 @click.argument("overrides", nargs=-1)
 @click.option("--resume", is_flag=True, help="Go on from the newest checkpoint of the run folder, if there is one.")
 @click.option("--nproc", type=click.IntRange(1), help="Processes on this machine that share the work.")
+@click.option("--no-preflight", is_flag=True, help="Leave out the checks of `danlu recipe check`.")
 @_json_option
-def train(path: str, overrides: tuple[str, ...], resume: bool, nproc: int | None, as_json: bool) -> None:
+def train(
+    path: str, overrides: tuple[str, ...], resume: bool, nproc: int | None, no_preflight: bool, as_json: bool
+) -> None:
     """Train as a recipe says, into a new run folder; each of its adapters, if it has several."""
     from danlu.recipe import load_recipe
 
@@ -140,14 +154,16 @@ def train(path: str, overrides: tuple[str, ...], resume: bool, nproc: int | None
     if nproc and nproc > 1:
         from danlu.training.launch import run_processes
 
-        options = [*(["--resume"] if resume else []), *(["--json"] if as_json else [])]
+        chosen = {"--resume": resume, "--no-preflight": no_preflight, "--json": as_json}
+        options = [option for option, wanted in chosen.items() if wanted]
         sys.exit(run_processes(["train", path, *overrides, *options], nproc))
+    findings = [] if no_preflight else _checked(loaded)
     if loaded.adapters:
         from danlu.training.several import run_several, table
 
         several = run_several(loaded, resume=resume)
         if several:
-            _finish(several, as_json, table(several))
+            _finish(several | {"findings": findings}, as_json, table(several))
         return
     from danlu.training.run import run_training
 
@@ -156,7 +172,7 @@ def train(path: str, overrides: tuple[str, ...], resume: bool, nproc: int | None
         return  # another process writes the run folder, and speaks
     from danlu.training.closing import closing_text
 
-    _finish(result, as_json, closing_text(result))
+    _finish(result | {"findings": findings}, as_json, closing_text(result))
 
 
 @cli.command("verify-resume", epilog=_OVERRIDES_HELP)
@@ -180,6 +196,50 @@ def verify_resume(
         f"written ({result['steps']} steps, {result['seconds']:.0f} s)"
     )
     _finish(result, as_json, text)
+
+
+def _checked(loaded: Any) -> list[dict[str, str]]:
+    """Checks a recipe before it is trained, in one of its processes; gives what was found, and stops at an error."""
+    from danlu.training.processes import processes_of_environment
+
+    if not processes_of_environment().first:
+        return []
+    from danlu.planning.preflight import preflight, require_flightworthy
+
+    findings = preflight(loaded)
+    _say_findings(findings)
+    require_flightworthy(findings)
+    return [one.to_json() for one in findings]
+
+
+@cli.command(epilog=_OVERRIDES_HELP)
+@click.argument("path")
+@click.argument("overrides", nargs=-1)
+@click.option("--device", metavar="NAME", help="A card, such as rtx-4090 or a100-80gb; else this machine.")
+@click.option("--size", metavar="NAME", help="In place of the recipe's base a model of this size, such as 8b or 70b.")
+@click.option("--probe", is_flag=True, help="Run two steps in a process of their own, and be led by them.")
+@_json_option
+def plan(
+    path: str, overrides: tuple[str, ...], device: str | None, size: str | None, probe: bool, as_json: bool
+) -> None:
+    """Forecast memory, time and disk of a run and of its neighbours, before it is started."""
+    from danlu.planning.command import run_plan
+    from danlu.planning.text import plan_text
+    from danlu.recipe import load_recipe
+
+    found = run_plan(load_recipe(path, overrides), overrides, device, size, probe)
+    _finish(found, as_json, "" if as_json else plan_text(found))
+
+
+@cli.command()
+@_json_option
+def doctor(as_json: bool) -> None:
+    """Say what this machine has, and which models and methods fit it."""
+    from danlu.planning.doctor import examine
+    from danlu.planning.text import doctor_text
+
+    found = examine()
+    _finish(found, as_json, "" if as_json else doctor_text(found))
 
 
 @cli.command()

@@ -19,6 +19,7 @@ LAYERS = [
     ["serving"],
     ["export"],
     ["evaluation"],
+    ["planning"],
     ["training"],
     ["engines"],
     ["adapters"],

@@ -101,6 +101,27 @@ def fuse(model: Any) -> Fused:
     return fused
 
 
+def fuse_shape(model: Any) -> Fused:
+    """Fuses a model on the meta device, which has no values to prove anything by, as if every proof held.
+
+    Raises:
+        ImportError: there are no kernels.
+    """
+    from danlu.kernels import gated, low_rank, rms_norm
+
+    fused = Fused(sum(isinstance(module, BaseTunerLayer) for module in model.modules()))
+    for group in _groups(model):
+        _share(fused, group, low_rank)
+    for parent, name, module in _children(model):
+        if _is_norm(module):
+            _put_in(fused, parent, name, FusedNorm(module, rms_norm.STYLES[0], rms_norm))
+            fused.norms += 1
+        elif _is_gated_mlp(module):
+            _put_in(fused, parent, name, FusedMlp(module, gated.ACTIVATIONS[0], gated))
+            fused.mlps += 1
+    return fused
+
+
 def _share(fused: Fused, group: Sequence[Fusable], kernel: Any) -> None:
     shared = SharedInput(group, kernel)
     for place, layer in enumerate(group):
@@ -151,6 +172,8 @@ def _groups(model: Any) -> list[list[Fusable]]:
     inputs = dict(base.dummy_inputs)
     if base.config.is_encoder_decoder:
         inputs.setdefault("decoder_input_ids", inputs["input_ids"])
+    if base.device.type == "meta":
+        inputs |= given_masks(base)
     try:
         with torch.no_grad(), quiet_transformers():
             base(**{name: tensor.to(base.device) for name, tensor in inputs.items()}, use_cache=False)
@@ -168,6 +191,13 @@ def _groups(model: Any) -> list[list[Fusable]]:
         else:
             groups.append([layer])
     return groups
+
+
+def given_masks(base: Any) -> dict[str, torch.Tensor]:
+    """Masks that Transformers takes as they are; to make its own it would look at values, and there are none."""
+    mask = torch.ones(1, 1, 1, 1, dtype=base.dtype, device=base.device)
+    names = ("attention_mask", "decoder_attention_mask") if base.config.is_encoder_decoder else ("attention_mask",)
+    return dict.fromkeys(names, mask)
 
 
 def _epsilon(norm: Any) -> float:
@@ -190,11 +220,26 @@ def _equal(found: torch.Tensor, expected: Any) -> bool:
     return isinstance(expected, torch.Tensor) and torch.equal(found, expected)
 
 
+def _is_norm(module: Any) -> bool:
+    """Whether this looks like a frozen root-mean-square norm."""
+    weight = getattr(module, "weight", None)
+    named = type(module).__name__.endswith("RMSNorm")
+    return named and weight is not None and weight.dim() == 1 and not weight.requires_grad
+
+
+def _is_gated_mlp(module: Any) -> bool:
+    """Whether this looks like a gated MLP of linear layers."""
+    children = dict(module.named_children())
+    if not type(module).__name__.endswith("MLP") or set(children) != {"gate_proj", "up_proj", "down_proj", "act_fn"}:
+        return False
+    return isinstance(getattr(children["gate_proj"], "base_layer", children["gate_proj"]), torch.nn.Linear)
+
+
 def _norm_style(module: Any, kernel: Any) -> str | None:
     """The formula whose reference gives exactly what this module gives; None if it is no such norm."""
-    weight = getattr(module, "weight", None)
-    if not type(module).__name__.endswith("RMSNorm") or weight is None or weight.dim() != 1 or weight.requires_grad:
+    if not _is_norm(module):
         return None
+    weight = module.weight
     x = _probe(len(weight), weight.device, weight.dtype)
     with torch.no_grad():
         expected = _given_by(module, x)
@@ -206,14 +251,9 @@ def _norm_style(module: Any, kernel: Any) -> str | None:
 
 def _activation(module: Any, kernel: Any, dtype: torch.dtype) -> str | None:
     """The activation with which this is exactly a gated MLP; None if it is none. Quantised, it computes in `dtype`."""
-    if not type(module).__name__.endswith("MLP"):
-        return None
-    children = dict(module.named_children())
-    if set(children) != {"gate_proj", "up_proj", "down_proj", "act_fn"}:
+    if not _is_gated_mlp(module):
         return None
     layer = getattr(module.gate_proj, "base_layer", module.gate_proj)
-    if not isinstance(layer, torch.nn.Linear):
-        return None
     weight = layer.weight
     x = _probe(layer.in_features, weight.device, dtype if is_quantized(layer) else weight.dtype)
     with torch.no_grad():

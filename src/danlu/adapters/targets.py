@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,12 @@ from danlu.models.quiet import quiet_transformers
 _ATTENTION = ("attn", "attention")
 
 
-def skeleton(folder: Path) -> Any:
+def skeleton(folder: Path, config_fields: Mapping[str, Any] | None = None) -> Any:
     """The model of a folder without weights, on the meta device: its shape, in a second.
+
+    Args:
+        folder: with a `config.json`.
+        config_fields: of the text model's config, set to other values than the folder's.
 
     Raises:
         ModelError: Transformers does not know the architecture, or its decoder has no known beginning.
@@ -28,6 +32,8 @@ def skeleton(folder: Path) -> Any:
 
         try:
             config = AutoConfig.from_pretrained(folder)
+            for name, value in (config_fields or {}).items():
+                setattr(config.get_text_config(), name, value)
             with torch.device("meta"):
                 model = model_class(folder).from_config(config)
         except (ValueError, KeyError, OSError) as error:

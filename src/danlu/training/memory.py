@@ -48,12 +48,13 @@ class MemoryPlan:
     bytes_per_token: int = 0
 
 
-def checkpoint_activations(model: Any, share: float) -> None:
+def checkpoint_activations(model: Any, share: float, keeps_random_state: bool = True) -> None:
     """Checkpoints the activations of a share of the layers, spread evenly; 0 takes checkpointing off again.
 
     Args:
         model: PEFT's wrapped model.
         share: 0 to 1; rounded up to whole layers.
+        keeps_random_state: what is computed again drops out what it dropped out before.
 
     Raises:
         ModelError: Transformers can't checkpoint this model's activations.
@@ -67,7 +68,7 @@ def checkpoint_activations(model: Any, share: float) -> None:
             base.activation_checkpointing_disable()
         return
     try:
-        base.activation_checkpointing_enable({"use_reentrant": False})
+        base.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": keeps_random_state})
     except ValueError as error:
         hint = "set training.activation_checkpointing=0 and a smaller training.micro_batch_tokens"
         raise ModelError(Fault(str(error), type(base).__name__, hint=hint)) from error
