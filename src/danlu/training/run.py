@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,13 +18,16 @@ from danlu.engines.local import local_answers
 from danlu.errors import DataError, Fault, RecipeError, Stopped
 from danlu.models.source import find_model
 from danlu.models.tokenizer import load_tokenizer
-from danlu.recipe import LoadedRecipe, dump_recipe
+from danlu.recipe import LoadedRecipe, Recipe, dump_recipe
 from danlu.recipe.run_schema import LocalLauncher
 from danlu.recipe.training_schema import TrainingSection
 from danlu.runs import CHECKPOINTS, RESOLVED, require_disk, write_json, write_manifest, write_text
+from danlu.tracking.journal import TRACKING, Journal, closed_at_the_end
+from danlu.tracking.live import training_view
 from danlu.tracking.memory import peak_memory_bytes
-from danlu.tracking.metrics import MetricsFile, cut_metrics, read_metrics
-from danlu.tracking.progress import progress, say
+from danlu.tracking.metrics import cut_metrics, read_metrics
+from danlu.tracking.progress import say
+from danlu.tracking.trackers import require_trackers
 from danlu.training.processes import Processes, first_before_others, joined
 from danlu.training.resuming import begin_run
 from danlu.training.stopping import StopRequest, stop_on_signals
@@ -41,8 +46,8 @@ def run_training(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False
 
     Returns:
         `run_folder`, `steps`, `train_loss`, `evaluation_loss`, `tokens_per_second`, `peak_memory_bytes`,
-        `seconds`, `trainable_parameters`, `total_parameters`, `trainable_share`, and what `danlu data` gives; nothing
-        where another process writes the run folder.
+        `seconds`, `trainable_parameters`, `total_parameters`, `trainable_share`, `trackers` (what each of them lost),
+        and what `danlu data` gives; nothing where another process writes the run folder.
 
     Raises:
         InputError: something in the recipe, data or model is wrong; the run folder is not left behind.
@@ -74,6 +79,7 @@ def train_one(
     started = time.perf_counter()
     quiet = quiet or not processes.first
     folder = loaded.run_folder
+    require_trackers([one.type for one in loaded.recipe.tracking.trackers] if loaded.recipe.tracking else [])
     with ExitStack() as opened:
         goes_on = begin_run(loaded, folder, processes, resume)
         try:
@@ -87,22 +93,37 @@ def train_one(
             raise
         if not quiet:
             say(session.describe())
-        try:
-            result = _fit(session, folder, loaded, quiet)
-        finally:
-            if stream is not None:
-                opened.close()
-                write_json(folder / LEDGER, _streamed_ledger(prepared, stream))
-        if processes.first:
-            result = _close_folder(session, folder, result | _summary(prepared, stream), started)
+        with _journal(session, folder, loaded.recipe, quiet) as journal:
+            try:
+                result = _fit(session, folder, loaded, quiet, journal)
+            finally:
+                if stream is not None:
+                    opened.close()
+                    write_json(folder / LEDGER, _streamed_ledger(prepared, stream))
+            if journal:
+                result = _close_folder(session, folder, result | _summary(prepared, stream), started, journal)
         if shared is not None:
             session.take_apart()
             shared.give_back(session.model)
         return result if processes.first else {}
 
 
-def _close_folder(session: Any, folder: Path, result: dict[str, Any], started: float) -> dict[str, Any]:
-    """Writes probes and manifest; what the run came to."""
+@contextlib.contextmanager
+def _journal(session: Any, folder: Path, recipe: Recipe, quiet: bool) -> Iterator[Journal | None]:
+    """Where the run's metrics go; None where another process writes them."""
+    if not session.processes.first:
+        yield None
+        return
+    trackers = [one.model_dump(mode="json") for one in recipe.tracking.trackers] if recipe.tracking else []
+    journal = Journal(folder, recipe.model_dump(mode="json"), trackers, session.first_step, quiet)
+    with closed_at_the_end(journal):
+        yield journal
+
+
+def _close_folder(
+    session: Any, folder: Path, result: dict[str, Any], started: float, journal: Journal
+) -> dict[str, Any]:
+    """Writes probes and manifest, and ends the journal; what the run came to."""
     session.write_probes(folder)
     trainable, total = session.counts
     result |= {
@@ -113,8 +134,9 @@ def _close_folder(session: Any, folder: Path, result: dict[str, Any], started: f
         "peak_memory_bytes": peak_memory_bytes(),
         "seconds": round(time.perf_counter() - started, 3),
     }
+    result["trackers"] = journal.close("finished", result)
     about = {"result": result, "base_sha256": session.base_sha256, "engine": session.engine.name}
-    write_manifest(folder, "run", about, skip=[CHECKPOINTS])
+    write_manifest(folder, "run", about, skip=[CHECKPOINTS, TRACKING])
     return result
 
 
@@ -176,21 +198,19 @@ def _summary(prepared: Prepared, stream: RowStream | None) -> dict[str, Any]:
     }
 
 
-def _fit(session: Any, folder: Path, loaded: LoadedRecipe, quiet: bool) -> dict[str, Any]:
+def _fit(session: Any, folder: Path, loaded: LoadedRecipe, quiet: bool, journal: Journal | None) -> dict[str, Any]:
     """Steps, evaluation losses, checkpoints and metrics; what was trained is saved however it ends."""
     training = loaded.recipe.training
-    metrics = MetricsFile(folder) if session.processes.first else None
     tokens, seconds, done = 0, 0.0, session.first_step
     try:
-        with progress("training", session.feed.num_steps, quiet) as bar, stop_on_signals() as request:
+        num_steps = session.feed.num_steps
+        with training_view(num_steps, session.first_step, quiet) as view, stop_on_signals() as request:
             for step in session.steps():
                 tokens, seconds, done = tokens + step.tokens, seconds + step.seconds, step.number
                 line = _line(step, session, training)
-                if metrics:
-                    metrics.write(line)
-                bar.update(
-                    done, f"loss {step.loss:.3f}  {tokens / seconds:.0f} tokens/s  {peak_memory_bytes() / 1e9:.1f} GB"
-                )
+                if journal:
+                    journal.write(line, peak_memory_bytes())
+                view.update(line, peak_memory_bytes())
                 stops = _asked_to_stop(session, request)
                 if done < session.feed.num_steps and (stops or _checkpoint_due(done, training)):
                     _checkpoint(session, folder, done, training)
@@ -200,9 +220,6 @@ def _fit(session: Any, folder: Path, loaded: LoadedRecipe, quiet: bool) -> dict[
         if done > session.first_step:
             _checkpoint(session, folder, done, training)
         raise DataError(*error.faults, _save_unfinished(session, folder, done, loaded)) from error
-    finally:
-        if metrics:
-            metrics.close()
     session.save(folder)
     lines = read_metrics(folder)
     return {
