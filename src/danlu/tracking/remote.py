@@ -106,12 +106,17 @@ class RemoteTracker:
         answer = self._answer
         problem = None if answer["finished"] else answer["problem"] or self._said or "its process ended too early"
         lost = self._given - answer["delivered"]
-        hint = TRACKERS[self.type].left.format(folder=self.folder) if problem or lost else None
+        hint = self._hint() if problem or lost else None
         report = {"type": self.type, "folder": str(self.folder), "lines": self._given, "lost": lost}
         report |= {"finished": bool(answer["finished"]), "problem": problem, "hint": hint}
         if problem and not self._quiet:
             say(describe(report))
         return report
+
+    def _hint(self) -> str:
+        kind = TRACKERS[self.type]
+        kept = sorted(self.folder.glob(kind.kept)) if kind.kept else []
+        return f"send them: {kind.send} {kept[-1]}" if kept else "metrics.jsonl of the run folder has every line"
 
     def _silent_seconds(self) -> float:
         return time.monotonic() - self._heard_at if self._process else 0.0

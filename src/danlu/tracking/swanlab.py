@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -15,8 +14,6 @@ class SwanlabTracker:
     def __init__(
         self, run: TrackedRun, mode: Literal["online", "offline"], project: str, workspace: str | None, host: str | None
     ) -> None:
-        if host:
-            os.environ["SWANLAB_API_HOST"] = host
         import swanlab
 
         self.is_sure = mode == "offline"
@@ -29,7 +26,10 @@ class SwanlabTracker:
             log_dir=str(run.folder),
             config=run.recipe,
             resume="allow" if run.id else None,
+            settings=swanlab.Settings(api_host=host) if host else None,
         )
+        if self._run.mode != mode:  # without a key it goes on by itself, into files
+            raise ConnectionError(f"not {mode}: is SWANLAB_API_KEY set?")
         self.id = str(self._run.id)
 
     def log(self, lines: Sequence[Line]) -> None:
@@ -41,4 +41,4 @@ class SwanlabTracker:
         """Puts the result into the run's config, and waits until all is sent."""
         self._run.config.update({"status": status, "result": result})
         states: dict[Status, Any] = {"finished": "success", "failed": "crashed", "stopped": "aborted"}
-        self._run.finish(state=states[status])
+        self._run.finish(state=states[status], error=status if status == "failed" else None)

@@ -21,23 +21,23 @@ class Kind:
         class_name: in it.
         title: for people.
         library: what it needs to be installed; the extra has the tracker's name.
-        left: what can be done with what did not arrive; `{folder}` is where it lies.
+        kept: pattern of the folders that hold what did not arrive, in the tracker's own.
+        send: the command that sends such a folder.
     """
 
     module: str
     class_name: str
     title: str
     library: str
-    left: str = "every line is in metrics.jsonl of the run folder"
+    kept: str = ""
+    send: str = ""
 
 
 TRACKERS = {
     "tensorboard": Kind("danlu.tracking.tensorboard", "TensorboardTracker", "TensorBoard", "tensorboardX"),
-    "wandb": Kind(
-        "danlu.tracking.wandb", "WandbTracker", "Weights & Biases", "wandb", "wandb sync {folder}/wandb/*run-*"
-    ),
+    "wandb": Kind("danlu.tracking.wandb", "WandbTracker", "Weights & Biases", "wandb", "wandb/*run-*", "wandb sync"),
     "mlflow": Kind("danlu.tracking.mlflow", "MlflowTracker", "MLflow", "mlflow"),
-    "swanlab": Kind("danlu.tracking.swanlab", "SwanlabTracker", "SwanLab", "swanlab", "swanlab sync {folder}/run-*"),
+    "swanlab": Kind("danlu.tracking.swanlab", "SwanlabTracker", "SwanLab", "swanlab", "run-*", "swanlab sync"),
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -18,7 +19,10 @@ class WandbTracker:
         import wandb
 
         server = {"base_url": host} if host else {}
-        settings = wandb.Settings(console="off", silent=True, init_timeout=run.timeout_seconds, **server)
+        patience = run.timeout_seconds / 2  # so that it says itself what is wrong
+        settings = wandb.Settings(
+            console="off", silent=True, init_timeout=patience, x_stats_pid=os.getppid(), **server
+        )
         self.id = run.id or uuid.uuid4().hex[:8]
         self.is_sure = mode == "offline"
         self._run = wandb.init(

@@ -24,6 +24,7 @@ from danlu.tracking.trackers import open_tracker
 
 STATE = "state.json"
 _SECONDS_BETWEEN_TRIES = 5.0
+_LONGEST_PROBLEM = 200
 
 
 class Delivery:
@@ -93,7 +94,7 @@ class Delivery:
 
 def _in_a_line(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text[:300]}"
+    return f"{type(error).__name__}: {text if len(text) <= _LONGEST_PROBLEM else text[:_LONGEST_PROBLEM] + '…'}"
 
 
 def work(messages: TextIO, answers: TextIO) -> None:
