@@ -149,6 +149,7 @@ def train(path: str, overrides: tuple[str, ...], resume: bool, nproc: int | None
         if several:
             _finish(several, as_json, table(several))
         return
+    from danlu.tracking.remote import losses
     from danlu.training.run import run_training
 
     result = run_training(loaded, resume=resume)
@@ -162,9 +163,26 @@ def train(path: str, overrides: tuple[str, ...], resume: bool, nproc: int | None
             f"{result['steps']} steps in {result['seconds']:.0f} s, loss {result['train_loss']:.3f}"
             + (f", held out {held:.3f}" if held is not None else "")
             + f", {result['tokens_per_second']:.0f} tokens/s, peak {result['peak_memory_bytes'] / 1e9:.2f} GB\n"
-            f"  run     {result['run_folder']}\n  next    danlu evaluate {result['run_folder']}"
+            + "".join(f"{line}\n" for line in losses(result["trackers"]))
+            + f"  run     {result['run_folder']}\n  next    danlu evaluate {result['run_folder']}"
         ),
     )
+
+
+@cli.command(
+    epilog="OVERRIDES are words for the recipe, such as training.max_steps=50; sweep.KEY=... is for the sweep."
+)
+@click.argument("path")
+@click.argument("overrides", nargs=-1)
+@click.option("--resume", is_flag=True, help="Leave out finished trials, and go on with the one that was cut off.")
+@_json_option
+def sweep(path: str, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
+    """Try several values of recipe keys, and put what comes of each side by side."""
+    from danlu.recipe.sweep import load_sweep
+    from danlu.workflows.sweep import run_sweep, table
+
+    result = run_sweep(load_sweep(path, overrides), resume=resume)
+    _finish(result, as_json, "" if as_json else table(result))
 
 
 @cli.command()

@@ -10,7 +10,8 @@ from typing import Any
 from danlu.errors import Stopped
 from danlu.tracking.interface import Line, Status
 from danlu.tracking.metrics import MetricsFile, read_metrics
-from danlu.tracking.remote import RemoteTracker
+from danlu.tracking.progress import say
+from danlu.tracking.remote import RemoteTracker, losses
 
 TRACKING = "tracking"  # in the run folder
 
@@ -34,7 +35,7 @@ class Journal:
         first_step: int = 0,
         quiet: bool = False,
     ) -> None:
-        self._file = MetricsFile(folder)
+        self._file, self._quiet = MetricsFile(folder), quiet
         self._trackers = []
         for settings, name in zip(trackers, _names([one["type"] for one in trackers]), strict=True):
             own = {**settings, "name": settings["name"] or folder.name}
@@ -56,7 +57,11 @@ class Journal:
         trackers, self._trackers = self._trackers, []
         for tracker in trackers:
             tracker.end(status, result)
-        return [tracker.close() for tracker in trackers]
+        reports = [tracker.close() for tracker in trackers]
+        if status != "finished" and not self._quiet:  # else the run's result says so
+            for line in losses(reports):
+                say(line)
+        return reports
 
 
 def _names(types: Sequence[str]) -> list[str]:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,6 @@ class RemoteTracker:
         hint = self._hint() if problem or lost else None
         report = {"type": self.type, "folder": str(self.folder), "lines": self._given, "lost": lost}
         report |= {"finished": bool(answer["finished"]), "problem": problem, "hint": hint}
-        if problem and not self._quiet:
-            say(describe(report))
         return report
 
     def _hint(self) -> str:
@@ -160,10 +159,15 @@ class RemoteTracker:
         self._hearing.join(1.0)  # what it said last
 
 
-def describe(report: dict[str, Any]) -> str:
-    """What a tracker lost, in a line."""
-    lost = f"{report['lost']} of {report['lines']} lines may not have arrived" if report["lost"] else "not closed there"
-    return f"tracker {report['type']}: {lost} ({report['problem'] or 'no room for them'}); {report['hint']}"
+def losses(reports: Sequence[dict[str, Any]]) -> list[str]:
+    """A line for each tracker that did not get all, or was not closed."""
+    lines = []
+    for report in reports:
+        lost, problem = report["lost"], report["problem"]
+        if lost or problem:
+            what = f"{lost} of {report['lines']} lines may not have arrived" if lost else "the run was not closed there"
+            lines.append(f"tracker {report['type']}: {what} ({problem or 'too many waited'}); {report['hint']}")
+    return lines
 
 
 def _read_state(path: Path) -> dict[str, Any]:

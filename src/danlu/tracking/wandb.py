@@ -20,9 +20,7 @@ class WandbTracker:
 
         server = {"base_url": host} if host else {}
         patience = run.timeout_seconds / 2  # so that it says itself what is wrong
-        settings = wandb.Settings(
-            console="off", silent=True, init_timeout=patience, x_stats_pid=os.getppid(), **server
-        )
+        settings = wandb.Settings(console="off", silent=True, init_timeout=patience, x_stats_pid=os.getppid(), **server)
         self.id = run.id or uuid.uuid4().hex[:8]
         self.is_sure = mode == "offline"
         self._run = wandb.init(

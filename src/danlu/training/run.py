@@ -6,7 +6,7 @@ import contextlib
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -73,9 +73,17 @@ def train_here(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False) 
 
 
 def train_one(
-    loaded: LoadedRecipe, processes: Processes, shared: SharedBase | None, quiet: bool, resume: bool
+    loaded: LoadedRecipe,
+    processes: Processes,
+    shared: SharedBase | None,
+    quiet: bool,
+    resume: bool,
+    gives_up: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
-    """As `run_training`, by processes that have met, over a base that is given back if it is shared."""
+    """As `run_training`, by processes that have met, over a base that is given back if it is shared.
+
+    After each loss on held-out rows, `gives_up` says whether to end here; then `pruned` in the result is true.
+    """
     started = time.perf_counter()
     quiet = quiet or not processes.first
     folder = loaded.run_folder
@@ -95,7 +103,7 @@ def train_one(
             say(session.describe())
         with _journal(session, folder, loaded.recipe, quiet) as journal:
             try:
-                result = _fit(session, folder, loaded, quiet, journal)
+                result = _fit(session, folder, loaded, quiet, journal, gives_up)
             finally:
                 if stream is not None:
                     opened.close()
@@ -198,10 +206,17 @@ def _summary(prepared: Prepared, stream: RowStream | None) -> dict[str, Any]:
     }
 
 
-def _fit(session: Any, folder: Path, loaded: LoadedRecipe, quiet: bool, journal: Journal | None) -> dict[str, Any]:
+def _fit(
+    session: Any,
+    folder: Path,
+    loaded: LoadedRecipe,
+    quiet: bool,
+    journal: Journal | None,
+    gives_up: Callable[[], bool] | None,
+) -> dict[str, Any]:
     """Steps, evaluation losses, checkpoints and metrics; what was trained is saved however it ends."""
     training = loaded.recipe.training
-    tokens, seconds, done = 0, 0.0, session.first_step
+    tokens, seconds, done, pruned = 0, 0.0, session.first_step, False
     try:
         num_steps = session.feed.num_steps
         with training_view(num_steps, session.first_step, quiet) as view, stop_on_signals() as request:
@@ -216,6 +231,9 @@ def _fit(session: Any, folder: Path, loaded: LoadedRecipe, quiet: bool, journal:
                     _checkpoint(session, folder, done, training)
                 if stops and done < session.feed.num_steps:
                     raise Stopped(_save_unfinished(session, folder, done, loaded))
+                if gives_up and "evaluation_loss" in line and done < num_steps and gives_up():
+                    pruned = True
+                    break
     except DataError as error:  # only rows that are read on the way are found to be wrong this late
         if done > session.first_step:
             _checkpoint(session, folder, done, training)
@@ -227,6 +245,7 @@ def _fit(session: Any, folder: Path, loaded: LoadedRecipe, quiet: bool, journal:
         "train_loss": lines[-1]["loss"],
         "evaluation_loss": next((x["evaluation_loss"] for x in reversed(lines) if x.get("evaluation_loss")), None),
         "tokens_per_second": tokens / seconds if seconds else None,
+        **({"pruned": pruned} if gives_up else {}),
     }
 
 

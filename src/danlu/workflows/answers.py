@@ -31,7 +31,11 @@ def trial_answers(own: LoadedRecipe) -> dict[str, Any]:
         Answer(tuple(expected.answer_ids), expected.text, "stop" if _ended(expected, probes) else "length")
         for *_, expected in answers
     ]
-    tasks = [task for task in (run.recipe.evaluation.tasks if run.recipe.evaluation else ()) if not isinstance(task, LossTask)]
+    tasks = [
+        task
+        for task in (run.recipe.evaluation.tasks if run.recipe.evaluation else ())
+        if not isinstance(task, LossTask)
+    ]
     right = [reference for _, reference, _ in answers]
     results = [run_task(task, texts, right, math.nan) for task in tasks] if answers else []
     return {
@@ -72,5 +76,6 @@ def base_answers(own: LoadedRecipe, shared: Any, trial: dict[str, Any]) -> dict[
     engine = TransformersEngine(model, tokenizer, stop_ids(tokenizer, stops_by), batch_size=len(trial["answers"]))
     questions = [answer["messages"] for answer in trial["answers"]]
     found = engine.generate(questions, Sampling(read_probes(own.run_folder).max_new_tokens))
-    shared.take_back(model)
+    if recipe.adapter is not None:
+        shared.take_back(model)
     return {"model": recipe.model.name, "texts": {_key(q): a.text for q, a in zip(questions, found, strict=True)}}

@@ -171,9 +171,7 @@ def _draw(space: Space, seed: str) -> Parameters:
     return {key: one(tried) for key, tried in space.items()}
 
 
-def falls_behind(
-    curve: Mapping[int, float], before: Sequence[Outcome], after_trials: int, after_steps: int
-) -> bool:
+def falls_behind(curve: Mapping[int, float], before: Sequence[Outcome], after_trials: int, after_steps: int) -> bool:
     """The median rule (Golovin et al., 2017): whether a trial's best loss so far is above the median of others now.
 
     Args:

@@ -11,7 +11,6 @@ from typing import Any
 
 from danlu.errors import DanluError, Fault, FolderError, InputError, RecipeError, ResourceError, Stopped, WorkError
 from danlu.pages.unseen import one_line
-from danlu.recipe import LoadedRecipe
 from danlu.recipe.sweep import LoadedSweep
 from danlu.runs import MANIFEST, create_folder, read_manifest, write_json, write_manifest
 from danlu.tracking.memory import peak_memory_bytes
@@ -26,6 +25,7 @@ from danlu.workflows.search import Outcome, Search, falls_behind, make_search
 from danlu.workflows.sweep_page import write_sweep_page
 
 STATE, PAGE = "sweep.json", "index.html"
+_ON_THE_PAGE = ("answers", "losses")
 Trial = dict[str, Any]
 
 
@@ -53,15 +53,15 @@ def run_sweep(loaded: LoadedSweep, quiet: bool = False, resume: bool = False) ->
     if not known:
         create_folder(folder, "sweep folder", "sweep.folder=NAME")
     trials = _run_trials(loaded, search, known, quiet)
-    complete = [trial for trial in trials if trial["state"] == "complete"]
-    if not complete:
+    if not any(trial["state"] == "complete" for trial in trials):
         what, hint = "no trial came to its end", "see what each of them said, and try other values"
-        raise WorkError(*(Fault(f"{trial['name']}: {trial['error']}") for trial in trials), Fault(what, hint=hint))
-    best = min(complete, key=lambda trial: float(trial["evaluation_loss"]))
+        raise WorkError(Fault(what, str(folder), hint=hint))
+    shown = [{key: value for key, value in trial.items() if key not in _ON_THE_PAGE} for trial in trials]
+    best = min((t for t in shown if t["state"] == "complete"), key=lambda trial: float(trial["evaluation_loss"]))
     result = {
         "sweep_folder": str(folder),
         "page": str(folder / PAGE),
-        "trials": trials,
+        "trials": shown,
         "best": best,
         "peak_memory_bytes": peak_memory_bytes(),
         "seconds": round(time.perf_counter() - started, 3),
@@ -90,7 +90,9 @@ def _require_trials(loaded: LoadedSweep, search: Search) -> None:
             shown = ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in parameters.items())
             for fault in error.faults:
                 by_line = str(loaded.path) in fault.where
-                faults.setdefault(fault if by_line else replace(fault, where=f"{fault.where}, with {shown}"), type(error))
+                faults.setdefault(
+                    fault if by_line else replace(fault, where=f"{fault.where}, with {shown}"), type(error)
+                )
     if faults:
         raise next(iter(faults.values()))(*faults)
 
@@ -147,9 +149,7 @@ def _run_trials(loaded: LoadedSweep, search: Search, known: dict[str, Trial], qu
     return trials
 
 
-def _run_trial(
-    loaded: LoadedSweep, trial: Trial, shared: Any, before: Sequence[Outcome], quiet: bool
-) -> Trial:
+def _run_trial(loaded: LoadedSweep, trial: Trial, shared: Any, before: Sequence[Outcome], quiet: bool) -> Trial:
     """Trains a trial, or takes what it came to before."""
     own = loaded.trial(trial["name"], trial["parameters"])
     folder = own.run_folder
@@ -158,6 +158,8 @@ def _run_trial(
             result = read_manifest(folder, "run")["result"]
         else:
             alone = own.recipe.adapter is None  # it changes the base itself
+            if alone:
+                shared.let_go()
             rule = _pruning(loaded, folder, before)
             result = train_one(own, THIS_ALONE, None if alone else shared, quiet, folder.exists(), rule)
     except (Stopped, ResourceError):
@@ -167,6 +169,8 @@ def _run_trial(
             say(f"{trial['name']} failed: {error.faults[0].what}")
         return {**trial, "state": "failed", "error": error.faults[0].what}
     state = "pruned" if result.get("pruned") else "complete"
+    if state == "pruned" and not quiet:
+        say(f"{trial['name']} fell behind: ended after step {result['steps']}")
     curve = [[line["step"], line["evaluation_loss"]] for line in _held(folder)]
     losses = [[line["step"], line["loss"]] for line in read_metrics(folder)]
     return {**trial, **result, "state": state, "curve": curve, "losses": losses, **trial_answers(own)}
@@ -212,7 +216,9 @@ def _short(value: Any) -> str:
 
 def table(result: dict[str, Any]) -> str:
     """For people: what each trial came to, the best first, and what to type next."""
-    order = sorted(result["trials"], key=lambda trial: (trial["state"] == "failed", trial.get("evaluation_loss") or 0.0))
+    order = sorted(
+        result["trials"], key=lambda trial: (trial["state"] == "failed", trial.get("evaluation_loss") or 0.0)
+    )
     width = max(len("trial"), *(len(trial["name"]) for trial in order))
     lines = [f"{'trial':<{width}}{'steps':>7}{'loss':>8}{'held out':>10}{'seconds':>9}  "]
     for trial in order:

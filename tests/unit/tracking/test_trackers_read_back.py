@@ -15,7 +15,6 @@ import pytest
 from danlu.recipe.tracking_schema import TrackingSection
 from danlu.tracking.interface import measures
 from danlu.tracking.journal import Journal
-from danlu.tracking.metrics import read_metrics
 
 RECIPE = {"training": {"learning_rate": 1e-3}, "data": {"train": ["客服.jsonl"]}}
 RESULT = {"steps": 6, "train_loss": 0.125, "rows": {"read": 40}}
@@ -25,7 +24,15 @@ Points = dict[str, dict[int, float]]
 def line(step: int) -> dict[str, Any]:
     held = {"evaluation_loss": 3 / step} if step % 2 == 0 else {}
     norm, rate = 0.5 + step, 1e-3 / step
-    return {"step": step, "loss": 1 / step, "learning_rate": rate, "gradient_norm": norm, "tokens": 90, "seconds": 0.5, **held}
+    return {
+        "step": step,
+        "loss": 1 / step,
+        "learning_rate": rate,
+        "gradient_norm": norm,
+        "tokens": 90,
+        "seconds": 0.5,
+        **held,
+    }
 
 
 def expected(last: int) -> Points:
@@ -38,7 +45,9 @@ def expected(last: int) -> Points:
 
 def settings(type: str, **keys: Any) -> dict[str, Any]:
     offline = {"mode": "offline"} if type in ("wandb", "swanlab") else {}
-    section = TrackingSection.model_validate({"trackers": ({"type": type, "timeout_seconds": 120.0, **offline, **keys},)})
+    section = TrackingSection.model_validate(
+        {"trackers": ({"type": type, "timeout_seconds": 120.0, **offline, **keys},)}
+    )
     return section.trackers[0].model_dump(mode="json")
 
 
