@@ -88,8 +88,9 @@ class Delivery:
         sure = self._tracker is not None and (self._tracker.is_sure or bool(finished))
         delivered = self._handed_over if sure else 0
         answer = {"taken": self._taken, "delivered": delivered, "problem": self.problem, "finished": finished}
-        self._answers.write(json.dumps(answer) + "\n")
-        self._answers.flush()
+        with contextlib.suppress(BrokenPipeError):  # nobody is left to hear it; the run is closed all the same
+            self._answers.write(json.dumps(answer) + "\n")
+            self._answers.flush()
 
 
 def _in_a_line(error: Exception) -> str:
@@ -134,8 +135,7 @@ def main() -> None:
     empty, log = os.open(os.devnull, os.O_RDONLY), os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for place, target in ((0, empty), (1, log), (2, log)):
         os.dup2(target, place)
-    with contextlib.suppress(BrokenPipeError):  # nobody is left to hear it
-        work(messages, answers)
+    work(messages, answers)
     sys.stdout.flush()
     os._exit(0)  # a library's own end may hang
 

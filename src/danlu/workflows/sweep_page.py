@@ -12,6 +12,7 @@ from danlu.pages.page import write_page
 
 # Told apart by those who see red and green alike too (Okabe and Ito, 2008); more trials than these share colours.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7a8699")
+_TITLES = {"rouge_l": "ROUGE-L", "compliance": "Keeps the rules"}
 
 
 def write_sweep_page(path: Path, name: str, trials: Sequence[dict[str, Any]], base: dict[str, Any] | None) -> None:
@@ -33,6 +34,7 @@ def write_sweep_page(path: Path, name: str, trials: Sequence[dict[str, Any]], ba
         "trials": [*order, *failed],
         "best": next((trial for trial in order if trial["state"] == "complete"), None),
         "colours": colours,
+        "titles": _TITLES,
         "metrics": list(dict.fromkeys(metric for trial in done for metric in trial["metrics"])),
         "charts": _charts(done),
         "palette": [colours[trial["name"]] for trial in done],
