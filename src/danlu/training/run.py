@@ -87,7 +87,7 @@ def train_one(
     started = time.perf_counter()
     quiet = quiet or not processes.first
     folder = loaded.run_folder
-    require_trackers([one.type for one in loaded.recipe.tracking.trackers] if loaded.recipe.tracking else [])
+    require_trackers(tracker_types(loaded.recipe))
     with ExitStack() as opened:
         goes_on = begin_run(loaded, folder, processes, resume)
         try:
@@ -114,6 +114,11 @@ def train_one(
             session.take_apart()
             shared.give_back(session.model)
         return result if processes.first else {}
+
+
+def tracker_types(recipe: Recipe) -> list[str]:
+    """The types of a recipe's trackers."""
+    return [one.type for one in recipe.tracking.trackers] if recipe.tracking else []
 
 
 @contextlib.contextmanager

@@ -17,9 +17,10 @@ from danlu.runs import MANIFEST, create_folder, read_manifest
 from danlu.tracking.memory import peak_memory_bytes
 from danlu.tracking.progress import say
 from danlu.tracking.remote import losses
+from danlu.tracking.trackers import require_trackers
 from danlu.training.processes import Processes, first_before_others, joined
 from danlu.training.resuming import require_resumable, require_same_recipe
-from danlu.training.run import train_one
+from danlu.training.run import tracker_types, train_one
 
 
 def run_several(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False) -> dict[str, Any]:
@@ -105,6 +106,7 @@ def require_trainable(own: LoadedRecipe, processes: Processes) -> None:
     from danlu.training.session import plan_training
 
     recipe = own.recipe
+    require_trackers(tracker_types(recipe))
     with first_before_others(processes):
         base = find_model(recipe.model.name, recipe.model.revision)
         plan_training(recipe, base, processes)
