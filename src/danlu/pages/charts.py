@@ -98,7 +98,7 @@ def _column_ticks(end: int, across: Callable[[float], float], tail_end: int | No
     return fitting
 
 
-_CHART_HEIGHT, _MARGIN = 240.0, 56.0
+_CHART_HEIGHT = 240.0
 
 
 def line_chart(series: list[tuple[str, list[tuple[float, float]]]]) -> dict[str, Any] | None:
@@ -116,10 +116,11 @@ def line_chart(series: list[tuple[str, list[tuple[float, float]]]]) -> dict[str,
         return None
     first, last = min(x for x, _ in finite), max(x for x, _ in finite)
     ticks = round_ticks(max(y for _, y in finite))
-    right = _WIDTH - _MARGIN / 2
+    left = 16 + _CHARACTER * max(3, *(len(f"{value:g}") for value in ticks))
+    right = _WIDTH - 2 * _EDGE
 
     def place(x: float, y: float) -> tuple[float, float]:
-        across = _MARGIN + (right - _MARGIN) * (x - first) / max(last - first, 1)
+        across = left + (right - left) * (x - first) / max(last - first, 1)
         return round(across, 1), round(_CHART_HEIGHT - 40 - (_CHART_HEIGHT - 70) * y / ticks[-1], 1)
 
     lines = []
@@ -133,7 +134,7 @@ def line_chart(series: list[tuple[str, list[tuple[float, float]]]]) -> dict[str,
     return {
         "width": _WIDTH,
         "height": _CHART_HEIGHT,
-        "left": _MARGIN,
+        "left": left,
         "right": right,
         "bottom": _CHART_HEIGHT - 40,
         "ticks": [{"y": place(first, value)[1], "text": f"{value:g}"} for value in ticks],
