@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from danlu.data.augmentation import AUGMENTERS
 from danlu.data.cleaning import STEPS
-from danlu.recipe import adapter_schema, training_schema
+from danlu.recipe import adapter_schema, sweep_schema, tracking_schema, training_schema
 from danlu.recipe.data_schema import DataSection
 from danlu.recipe.model_schema import EightBitQuantization, FourBitQuantization
 from danlu.recipe.run_schema import LocalLauncher, RayLauncher
@@ -58,6 +58,9 @@ def test_the_page_names_every_key_of_what_is_trained_and_how_it_is_kept(page: Pa
         *(training_schema.FreezeSection, training_schema.Fsdp2Backend, training_schema.DeepSpeedBackend),
         *(training_schema.AutoBackend, training_schema.DdpBackend, training_schema.CheckpointsSection),
         *(training_schema.BaseDropout, LocalLauncher, RayLauncher),
+        *(tracking_schema.TensorboardTracker, tracking_schema.WandbTracker, tracking_schema.MlflowTracker),
+        *(tracking_schema.SwanlabTracker, sweep_schema.Sweep, sweep_schema.Between, sweep_schema.MedianPruning),
+        *(sweep_schema.GridSearch, sweep_schema.RandomSearch, sweep_schema.OptunaSearch, sweep_schema.ListedSearch),
     )
     keys = {key for section in sections for key in section.model_fields} - {"type"}
     kinds = {
