@@ -217,6 +217,7 @@ def test_a_sweep_goes_on_only_as_it_was_begun(folder: Path, whole: dict[str, Any
         (['sweep.space={"adapter.rank": [0, 600, 4]}'], ["`adapter.rank` is 0", "600"]),
         (['sweep.space={"model.name": [nowhere-at-all]}'], ["nowhere-at-all"]),
         (["data.evaluation=null"], ["none are held out"]),
+        (["run.launcher={type: ray}"], ["in this process"]),
         (['sweep.space={"run.folder": [x]}'], ["`run.folder` can't be tried"]),
         (["tracking.trackers=[{type: absent}]"], ["tracking.trackers"]),
     ],
@@ -229,3 +230,14 @@ def test_what_is_wrong_is_said_before_a_weight_is_loaded(
     assert all(part in str(raised.value) for part in said), str(raised.value)
     assert not loads
     assert not (tmp_path / "sweep").exists()
+
+
+def test_what_is_wrong_with_a_listed_trial_is_said_by_its_line(folder: Path, tmp_path: Path) -> None:
+    path = tmp_path / "listed.yaml"
+    path.write_text(
+        f"recipe: {folder / 'recipe.yaml'}\nsearch: {{type: listed}}\ntrials:\n  good: {{adapter.rank: 4}}\n"
+        "  bad:\n    adapter.rank: 0\n    training.learning_rat: 1\n"
+    )
+    with pytest.raises(RecipeError) as raised:
+        run_sweep(load_sweep(path), quiet=True)
+    assert [fault.where.split(",")[0] for fault in raised.value.faults] == [f"{path}:6", f"{path}:7"]

@@ -45,7 +45,7 @@ class RemoteTracker:
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue(_MOST_WAITING)
         self._given = 0
         self._answer: dict[str, Any] = {"taken": 0, "delivered": 0, "problem": None, "finished": None}
-        self._heard_at, self._said = time.monotonic(), ""
+        self._heard_at, self._said, self._killed = time.monotonic(), "", False
         self._process: subprocess.Popen[str] | None = None
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +105,7 @@ class RemoteTracker:
         finally:
             self._kill()
         answer = self._answer
-        problem = None if answer["finished"] else answer["problem"] or self._said or "its process ended too early"
+        problem = None if answer["finished"] else answer["problem"] or self._said or "its process ended"
         lost = self._given - answer["delivered"]
         hint = self._hint() if problem or lost else None
         report = {"type": self.type, "folder": str(self.folder), "lines": self._given, "lost": lost}
@@ -143,6 +143,8 @@ class RemoteTracker:
                     self._said = ""
                     if not self._quiet:
                         say(f"tracker {self.type}: is there again")
+        if self._answer["finished"] is None and not self._killed:
+            self._trouble("its process ended too early")
 
     def _trouble(self, problem: str) -> None:
         """Says once what is wrong."""
@@ -153,6 +155,7 @@ class RemoteTracker:
     def _kill(self) -> None:
         if self._process is None:
             return
+        self._killed = True
         with contextlib.suppress(OSError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()

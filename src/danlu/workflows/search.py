@@ -53,8 +53,8 @@ class Search(Protocol):
         """
         ...
 
-    def samples(self) -> list[Parameters]:
-        """What can be checked before any trial: all that will be tried, or the ends of each range."""
+    def samples(self) -> list[tuple[str, Parameters]]:
+        """What can be checked before any trial, by name: all that will be tried, or the ends of each range."""
         ...
 
 
@@ -68,9 +68,9 @@ class Listed:
         """See `Search`."""
         return self._trials[number]
 
-    def samples(self) -> list[Parameters]:
+    def samples(self) -> list[tuple[str, Parameters]]:
         """See `Search`."""
-        return self._trials
+        return list(zip(self.names, self._trials, strict=True))
 
 
 class Optuna:
@@ -89,12 +89,12 @@ class Optuna:
         found = study.ask(self._distributions()).params
         return {key: self._value(key, value) for key, value in found.items()}
 
-    def samples(self) -> list[Parameters]:
+    def samples(self) -> list[tuple[str, Parameters]]:
         """See `Search`."""
         ends = {key: [one.low, one.high] if isinstance(one, Between) else list(one) for key, one in self._space.items()}
         first = {key: values[0] for key, values in ends.items()}
         others = [{**first, key: value} for key, values in ends.items() for value in values[1:]]
-        return [first, *others]
+        return [(self.names[0], parameters) for parameters in [first, *others]]
 
     def _distributions(self) -> dict[str, Any]:
         from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution

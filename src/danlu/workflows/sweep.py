@@ -11,6 +11,8 @@ from typing import Any
 
 from danlu.errors import DanluError, Fault, FolderError, InputError, RecipeError, ResourceError, Stopped, WorkError
 from danlu.pages.unseen import one_line
+from danlu.recipe import Recipe
+from danlu.recipe.run_schema import LocalLauncher
 from danlu.recipe.sweep import LoadedSweep
 from danlu.runs import MANIFEST, create_folder, read_manifest, write_json, write_manifest
 from danlu.tracking.memory import peak_memory_bytes
@@ -79,12 +81,10 @@ def _require_trials(loaded: LoadedSweep, search: Search) -> None:
     if processes_of_environment().world_size > 1:
         raise RecipeError(Fault("a sweep runs in one process", "command line", hint="start it without torchrun"))
     faults: dict[Fault, type[DanluError]] = {}
-    for parameters in search.samples():
+    for name, parameters in search.samples():
         try:
-            own = loaded.trial("trial", parameters)
-            if own.recipe.data.evaluation is None:
-                hint = "set data.evaluation, for example {share: 0.1}"
-                raise RecipeError(Fault("trials are judged on held-out rows, and none are held out", "data", hint=hint))
+            own = loaded.trial(name, parameters)
+            _require_judged(own.recipe)
             require_trainable(own, THIS_ALONE)
         except InputError as error:
             shown = ", ".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in parameters.items())
@@ -95,6 +95,15 @@ def _require_trials(loaded: LoadedSweep, search: Search) -> None:
                 )
     if faults:
         raise next(iter(faults.values()))(*faults)
+
+
+def _require_judged(recipe: Recipe) -> None:
+    if recipe.data.evaluation is None:
+        hint = "set data.evaluation, for example {share: 0.1}"
+        raise RecipeError(Fault("trials are judged on held-out rows, and none are held out", "data", hint=hint))
+    if not isinstance(recipe.run.launcher, LocalLauncher):
+        hint = "set run.launcher={type: local}"
+        raise RecipeError(Fault("a sweep trains its trials in this process", "run.launcher", "local", hint))
 
 
 def _begun(loaded: LoadedSweep, search: Search) -> dict[str, Trial]:
