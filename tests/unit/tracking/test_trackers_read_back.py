@@ -146,3 +146,19 @@ def test_a_run_that_was_resumed_is_one_run_with_every_number_of_every_step(kind:
     assert "0.001" in text
     assert "客服.jsonl" in text.encode().decode("unicode_escape", "ignore") or "客服.jsonl" in text
     assert "0.125" in text, "the result"
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.values[0] == "swanlab"])
+def test_what_swanlab_could_not_send_is_no_success(kind: str, tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom danlu.tracking.interface import TrackedRun\n"
+        "from danlu.tracking.trackers import open_tracker\n"
+        "keys = {'mode': 'offline', 'project': 'p', 'workspace': None, 'host': None}\n"
+        "tracker = open_tracker('swanlab', TrackedRun('n', {}, Path(sys.argv[1])), keys)\n"
+        "from swanlab.sdk.internal.pkg import console\n"
+        "finish = type(tracker._run).finish\n"
+        "type(tracker._run).finish = lambda *a, **k: (console.error('upload failed'), finish(*a, **k))\n"
+        "tracker.finish('finished', {})\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True)
+    assert done.stderr.splitlines()[-1] == "ConnectionError: upload failed"
