@@ -115,7 +115,7 @@ class Optuna:
 
         tried = self._space
         parameters = {
-            key: value if isinstance(tried[key], Between) else list(tried[key]).index(value)  # type: ignore[arg-type]
+            key: value if isinstance(tried[key], Between) else list(tried[key]).index(value)
             for key, value in outcome.parameters.items()
         }
         states = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}

@@ -138,7 +138,9 @@ def _asked(loaded: LoadedSweep) -> dict[str, Any]:
 def _run_trials(loaded: LoadedSweep, search: Search, known: dict[str, Trial], quiet: bool) -> list[Trial]:
     from danlu.training.shared_base import SharedBase
 
-    shared, trials, outcomes, answers = SharedBase(), [], list[Outcome](), None
+    shared, answers = SharedBase(), None
+    trials: list[Trial] = []
+    outcomes: list[Outcome] = []
     for number, name in enumerate(search.names):
         parameters = known[name]["parameters"] if name in known else search.propose(number, outcomes)
         trial = {"name": name, "parameters": parameters, "run_folder": str(loaded.folder / name), "state": "begun"}
