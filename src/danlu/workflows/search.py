@@ -84,7 +84,8 @@ class Optuna:
         import optuna
 
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=self._seed + number))
+        seed = random.Random(f"{self._seed} {number}").getrandbits(32)
+        study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=seed))
         study.add_trials([self._trial(outcome) for outcome in before])
         found = study.ask(self._distributions()).params
         return {key: self._value(key, value) for key, value in found.items()}
