@@ -17,11 +17,14 @@ KILLS ?= 50
 soak: $(READY)
 	DANLU_SOAK_KILLS=$(KILLS) DANLU_SOAK_LOG=soak/kills.jsonl $(BIN)/python -m pytest -s tests/pipeline/test_kills.py -k after_each_kill
 
-# DeepSpeed is built against the torch that is there. Without it, or Ray, the tests that need them are skipped.
+# DeepSpeed is built against the torch that is there. Without it, Ray or a tracker, the tests that need them are skipped.
+# SwanLab asks for protobuf below 7 and works with 7, which is what Ray and the others are tested with: so without asking.
 backends: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel ninja
 	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation deepspeed
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt 'ray[train]'
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt 'ray[train]' -e '.[wandb,mlflow]' \
+	  nvidia-ml-py orjson platformdirs pwinput pydantic-settings pyecharts pyroaring watchdog
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps swanlab
 
 check: $(READY)
 	$(BIN)/ruff format --check src tests benchmarks

@@ -242,6 +242,22 @@ def doctor(as_json: bool) -> None:
     _finish(found, as_json, "" if as_json else doctor_text(found))
 
 
+@cli.command(
+    epilog="OVERRIDES are words for the recipe, such as training.max_steps=50; sweep.KEY=... is for the sweep."
+)
+@click.argument("path")
+@click.argument("overrides", nargs=-1)
+@click.option("--resume", is_flag=True, help="Leave out finished trials, and go on with the one that was cut off.")
+@_json_option
+def sweep(path: str, overrides: tuple[str, ...], resume: bool, as_json: bool) -> None:
+    """Try several values of recipe keys, and put what comes of each side by side."""
+    from danlu.recipe.sweep import load_sweep
+    from danlu.workflows.sweep import run_sweep, table
+
+    result = run_sweep(load_sweep(path, overrides), resume=resume)
+    _finish(result, as_json, "" if as_json else table(result))
+
+
 @cli.command()
 @click.argument("run")
 @_json_option

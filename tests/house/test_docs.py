@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from danlu.data.augmentation import AUGMENTERS
 from danlu.data.cleaning import STEPS
-from danlu.recipe import adapter_schema, training_schema
+from danlu.recipe import adapter_schema, sweep_schema, tracking_schema, training_schema
 from danlu.recipe.data_schema import DataSection
 from danlu.recipe.guards_schema import GuardsSection
 from danlu.recipe.model_schema import EightBitQuantization, FourBitQuantization
@@ -61,6 +61,9 @@ def test_the_page_names_every_key_of_what_is_trained_and_how_it_is_kept(page: Pa
         *(training_schema.BaseDropout, GuardsSection, LocalLauncher, RayLauncher, training_schema.EarlyStoppingSection),
         *(training_schema.ThreePhaseSchedule, training_schema.ConstantSchedule, training_schema.LinearSchedule),
         *(training_schema.CosineSchedule, training_schema.CosineWithRestartsSchedule, training_schema.WsdSchedule),
+        *(tracking_schema.TensorboardTracker, tracking_schema.WandbTracker, tracking_schema.MlflowTracker),
+        *(tracking_schema.SwanlabTracker, sweep_schema.Sweep, sweep_schema.Between, sweep_schema.MedianPruning),
+        *(sweep_schema.GridSearch, sweep_schema.RandomSearch, sweep_schema.OptunaSearch, sweep_schema.ListedSearch),
     )
     keys = {key for section in sections for key in section.model_fields} - {"type"}
     kinds = {

@@ -11,11 +11,14 @@ from pathlib import Path
 import pytest
 
 from danlu.recipe import load_recipe
+from danlu.recipe.sweep import load_sweep
+from danlu.workflows.search import make_search
 
 ROOT = Path(__file__).parents[2]
 ENGLISH = ROOT / "examples" / "customer_service.jsonl"
 CHINESE = ROOT / "examples" / "customer_service_zh.jsonl"
 RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+SWEEPS = sorted((ROOT / "recipes" / "sweeps").glob("*.yaml"))
 
 
 def rows(path: Path) -> list[dict[str, str]]:
@@ -34,12 +37,23 @@ def closest(questions: list[str]) -> float:
 
 def test_there_are_as_many_recipes_as_we_say() -> None:
     assert len(RECIPES) == 5
+    assert len(SWEEPS) == 1
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_a_shipped_recipe_parses_and_finds_its_data(path: Path) -> None:
     loaded = load_recipe(path)
     assert all(loaded.find(name).is_file() for name in loaded.recipe.data.train)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.name)
+def test_the_recipe_of_each_trial_of_a_shipped_sweep_parses(path: Path) -> None:
+    sweep = load_sweep(path)
+    search = make_search(sweep.sweep)
+    for number, name in enumerate(search.names):
+        loaded = sweep.trial(name, search.propose(number, []))
+        assert loaded.recipe.data.evaluation
+        assert all(loaded.find(file).is_file() for file in loaded.recipe.data.train)
 
 
 @pytest.mark.parametrize(("path", "intents", "questions"), [(ENGLISH, 30, 540), (CHINESE, 30, 240)])

@@ -27,6 +27,7 @@ pytestmark = pytest.mark.skipif(
 
 def content() -> dict[str, Any]:
     answer = {"text": "<b>not bold</b> 您好\n1. " + "word " * 60, "finish": "stop", "scores": {"compliance": 1.0}}
+    line = {"learning_rate": 1.5e-4, "gradient_norm": 123_456.0}
     metrics = {"loss": 2.5, "compliance": 0.0, "finished": 0.5}
     return {
         "run_folder": "runs/a-rather-long-name-of-a-run-folder-that-must-wrap-on-a-phone",
@@ -43,7 +44,8 @@ def content() -> dict[str, Any]:
             "peak_memory_bytes": 2_000_000_000,
         },
         "curve": [
-            {"step": step, "loss": 3.0 / step, "evaluation_loss": 1.0 if step == 3 else None} for step in (1, 2, 3)
+            {**line, "step": step, "loss": 3.0 / step, "evaluation_loss": 1.0 if step == 3 else None}
+            for step in (1, 2, 3)
         ],
         "recipe": {},
         "examples": [
@@ -58,7 +60,7 @@ def measured(page: Path, width: int, tmp_path: Path) -> dict[str, Any]:
       const page = document.documentElement, count = (what) => document.querySelectorAll(what).length;
       document.title = JSON.stringify({
         scroll: page.scrollWidth, client: page.clientWidth, bold: count('pre b'), cards: count('.card'),
-        curve: document.querySelector('svg path').getTotalLength(),
+        curves: [...document.querySelectorAll('svg path')].map((path) => path.getTotalLength()),
         left: Math.min(...[...document.querySelectorAll('svg text')].map((text) => text.getBBox().x)) });
     });</script>"""
     copy = tmp_path / f"page-{width}.html"
@@ -88,7 +90,8 @@ def test_the_report_fits_the_screen_and_draws_its_curve(width: int, tmp_path: Pa
     found = measured(page, width, tmp_path)
     assert found["client"] == width
     assert found["scroll"] <= width, "nothing sticks out to the side"
-    assert found["curve"] > 100
+    assert len(found["curves"]) == 4, "training and held-out loss, learning rate, gradient norm"
+    assert sum(length > 100 for length in found["curves"]) == 3, "held out is one point"
     assert found["left"] >= 0, "no label is cut off"
     assert found["bold"] == 0, "an answer's markup is shown, not obeyed"
     assert found["cards"] == 1

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from danlu.pages.charts import round_ticks
+from danlu.pages.charts import line_chart
 from danlu.pages.page import write_page
 
-_WIDTH, _HEIGHT, _MARGIN = 640.0, 240.0, 48.0
+HELD_OUT = "held out"
 _SHORT = {"rouge_l": "ROUGE-L", "compliance": "keeping the house rules", "finished": "ending its answers"}
 _TITLES = {
     "loss": "Loss per answer token (lower is better)",
@@ -32,7 +32,8 @@ def write_report(path: Path, content: dict[str, Any]) -> None:
         {
             **content,
             "table": metric_table(content["metrics"], content["loss_rows"]),
-            "chart": curve_chart(content["curve"]),
+            "charts": curve_charts(content["curve"]),
+            "held_out": HELD_OUT,
             "verdict": verdict(content["metrics"]),
         },
     )
@@ -66,32 +67,24 @@ def verdict(metrics: dict[str, dict[str, float]]) -> str:
     return f"The tuned model is {' and '.join(parts) or 'no different from its base'} on the held-out questions."
 
 
-def curve_chart(curve: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The loss curves as SVG geometry: two paths, axis labels; None without steps."""
-    points = [(line["step"], line["loss"]) for line in curve if line["loss"] is not None]
-    held = [(line["step"], line["evaluation_loss"]) for line in curve if line["evaluation_loss"] is not None]
-    if not points:
-        return None
-    last = max(step for step, _ in points + held)
-    ticks = round_ticks(max(value for _, value in points + held))
-    top = ticks[-1]
+def curve_charts(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """What training did step by step: the losses, the learning rate, the gradient's norm; each that has points.
 
-    def place(step: float, value: float) -> tuple[float, float]:
-        x = _MARGIN + (_WIDTH - 1.5 * _MARGIN) * (step - 1) / max(last - 1, 1)
-        return round(x, 1), round(_HEIGHT - _MARGIN - (_HEIGHT - 1.5 * _MARGIN) * value / top, 1)
+    Args:
+        curve: lines of metrics.
 
-    def path(series: list[tuple[int, float]]) -> str:
-        return "M" + "L".join(f"{x},{y}" for x, y in (place(*point) for point in series)) if series else ""
+    Returns:
+        title, `label` for those who can't see it, and `chart` as `danlu.pages.charts.line_chart` gives it.
+    """
 
-    return {
-        "width": _WIDTH,
-        "height": _HEIGHT,
-        "left": _MARGIN,
-        "right": _WIDTH - _MARGIN / 2,
-        "last": last,
-        "bottom": _HEIGHT - _MARGIN,
-        "training": path(points),
-        "held": path(held),
-        "dots": [place(*point) for point in held],
-        "ticks": [{"y": place(1, value)[1], "text": f"{value:g}"} for value in ticks],
-    }
+    def points(key: str) -> list[tuple[float, float]]:
+        return [(line["step"], line[key]) for line in curve if line.get(key) is not None]
+
+    losses = [("training", points("loss")), (HELD_OUT, points("evaluation_loss"))]
+    drawn = [
+        ("Loss", "Loss by optimizer step", [one for one in losses if one[1]]),
+        ("Learning rate", "Learning rate by optimizer step", [("learning rate", points("learning_rate"))]),
+        ("Gradient norm", "Gradient norm before clipping", [("gradient norm", points("gradient_norm"))]),
+    ]
+    charts = [{"title": title, "label": label, "chart": line_chart(series)} for title, label, series in drawn]
+    return [one for one in charts if one["chart"]]

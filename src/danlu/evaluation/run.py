@@ -25,6 +25,7 @@ from danlu.training.loop import mean_loss
 from danlu.training.trained import TrainedRun, open_run
 
 MODELS = ("base", "tuned")
+_DRAWN = ("step", "loss", "evaluation_loss", "learning_rate", "gradient_norm")
 _LOSS_TOKENS = 1024
 
 
@@ -135,9 +136,7 @@ def _content(
         "metrics": {model: _metrics(results[model], answers[model]) for model in MODELS},
         "rules": {model: next((r.parts for r in results[model] if r.parts), None) for model in MODELS},
         "training": run.about.get("result", {}),
-        "curve": [
-            {key: line.get(key) for key in ("step", "loss", "evaluation_loss")} for line in read_metrics(run.folder)
-        ],
+        "curve": [{key: line.get(key) for key in _DRAWN} for line in read_metrics(run.folder)],
         "recipe": run.recipe.model_dump(mode="json"),
         "examples": examples,
     }

@@ -96,3 +96,49 @@ def _column_ticks(end: int, across: Callable[[float], float], tail_end: int | No
     if tail_end is not None:
         fitting.append({"x": _WIDTH - _EDGE, "text": f"{tail_end:,}", "anchor": "end"})
     return fitting
+
+
+_CHART_HEIGHT = 240.0
+
+
+def line_chart(series: list[tuple[str, list[tuple[float, float]]]]) -> dict[str, Any] | None:
+    """Curves over the same steps as SVG geometry; None if none has a point.
+
+    Args:
+        series: name and points (x, y) of each; what is not finite is left out, and breaks the line.
+
+    Returns:
+        width, height, left, right, bottom, `ticks` (y, text), `first` and `last` (x as they are), and `lines` (name,
+        path, dots).
+    """
+    finite = [(x, y) for _, points in series for x, y in points if math.isfinite(y)]
+    if not finite:
+        return None
+    first, last = min(x for x, _ in finite), max(x for x, _ in finite)
+    ticks = round_ticks(max(y for _, y in finite))
+    left = 16 + _CHARACTER * max(3, *(len(f"{value:g}") for value in ticks))
+    right = _WIDTH - 2 * _EDGE
+
+    def place(x: float, y: float) -> tuple[float, float]:
+        across = left + (right - left) * (x - first) / max(last - first, 1)
+        return round(across, 1), round(_CHART_HEIGHT - 40 - (_CHART_HEIGHT - 70) * y / ticks[-1], 1)
+
+    lines = []
+    for name, points in series:
+        path, pen = "", "M"
+        for x, y in points:
+            path += "{}{},{}".format(pen, *place(x, y)) if math.isfinite(y) else ""
+            pen = "L" if math.isfinite(y) else "M"
+        dots = [place(x, y) for x, y in points if math.isfinite(y)]
+        lines.append({"name": name, "path": path, "dots": dots})
+    return {
+        "width": _WIDTH,
+        "height": _CHART_HEIGHT,
+        "left": left,
+        "right": right,
+        "bottom": _CHART_HEIGHT - 40,
+        "ticks": [{"y": place(first, value)[1], "text": f"{value:g}"} for value in ticks],
+        "first": first,
+        "last": last,
+        "lines": lines,
+    }

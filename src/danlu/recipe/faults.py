@@ -61,14 +61,20 @@ class _Finding:
         return self.kind.endswith("_type") or self.kind == "literal_error"
 
 
-def schema_faults(document: Document, details: Sequence[Any]) -> list[Fault]:
-    """A fault for each thing wrong, in the order of pydantic's details, each once."""
-    found = _without_echoes([_finding(document, detail) for detail in details])
+def schema_faults(document: Document, details: Sequence[Any], root: type[BaseModel] = Recipe) -> list[Fault]:
+    """A fault for each thing wrong, in the order of pydantic's details, each once.
+
+    Args:
+        document: what was checked.
+        details: pydantic's.
+        root: the schema that it was checked against.
+    """
+    found = _without_echoes([_finding(document, detail, root) for detail in details])
     return list(dict.fromkeys(_fault(document, finding) for finding in found))
 
 
-def _finding(document: Document, detail: Any) -> _Finding:
-    key, section = _real_key(document, detail["loc"])
+def _finding(document: Document, detail: Any, root: type[BaseModel]) -> _Finding:
+    key, section = _real_key(document, detail["loc"], root)
     message = detail["msg"]
     for theirs, ours in _WORDS:
         message = message.replace(theirs, ours)
@@ -104,11 +110,13 @@ def _without_echoes(findings: list[_Finding]) -> list[_Finding]:
     return sorted([*kept.values(), *others], key=lambda finding: order.index(finding.key))
 
 
-def _real_key(document: Document, location: tuple[str | int, ...]) -> tuple[KeyPath, type[BaseModel] | None]:
+def _real_key(
+    document: Document, location: tuple[str | int, ...], root: type[BaseModel]
+) -> tuple[KeyPath, type[BaseModel] | None]:
     """Drops union tags from pydantic's location and finds the section that should hold the last key."""
     key: list[str | int] = []
     node: Any = document.values
-    section: type[BaseModel] | None = Recipe
+    section: type[BaseModel] | None = root
     holder: type[BaseModel] | None = None
     options: list[type[BaseModel]] = []
     for part in location:

@@ -12,6 +12,7 @@ from danlu.recipe.base import Pattern, Section, unfit
 from danlu.recipe.data_schema import DataSection
 from danlu.recipe.model_schema import ModelSection
 from danlu.recipe.run_schema import LocalLauncher, RunSection
+from danlu.recipe.tracking_schema import TrackingSection
 from danlu.recipe.training_schema import FreezeSection, TrainingSection
 
 
@@ -102,6 +103,7 @@ class Recipe(Section):
     training: TrainingSection
     evaluation: EvaluationSection | None = None
     export: ExportSection = ExportSection()
+    tracking: TrackingSection | None = None
     run: RunSection = RunSection()
     adapters: dict[AdapterName, dict[str, Any]] | None = Field(
         None,

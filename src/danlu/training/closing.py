@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from danlu.tracking.remote import losses
 from danlu.training.verdict import verdict_lines
 
 
 def closing_text(result: dict[str, Any]) -> str:
-    """The run in a line, how it ended, what its curves say, and what to type next.
+    """The run in a line, how it ended, what its curves say, what trackers lost, and what to type next.
 
     Args:
         result: of `run_training`.
@@ -27,7 +28,13 @@ def closing_text(result: dict[str, Any]) -> str:
         lines.append(f"saved: the weights of step {result['saved_step']}, the best on held-out rows")
     folder = result["run_folder"]
     return "\n".join(
-        [*lines, *verdict_lines(result["verdict"]), f"  run     {folder}", f"  next    danlu evaluate {folder}"]
+        [
+            *lines,
+            *verdict_lines(result["verdict"]),
+            *losses(result["trackers"]),
+            f"  run     {folder}",
+            f"  next    danlu evaluate {folder}",
+        ]
     )
 
 

@@ -46,6 +46,11 @@ class Keeper:
         ends = self.done >= self._session.feed.num_steps or self.stopped_early
         return ends and not self._session.guard.retreating
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the next step follows from this one."""
+        return not self.over and not self._session.guard.retreating
+
     def steps(self, cut: Callable[[int], None], quiet: bool) -> Iterator[Step]:
         """The session's steps under guard, those that are left; each is to be noted.
 

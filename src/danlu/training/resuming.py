@@ -21,6 +21,7 @@ _FREE = {
         "run.launcher",
         "evaluation",
         "export",
+        "tracking",
         "training.backend",
         "training.checkpoints",
         "training.max_memory",

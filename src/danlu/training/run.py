@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import shutil
 import time
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,13 +19,16 @@ from danlu.engines.local import local_answers
 from danlu.errors import DataError, Fault, RecipeError, Stopped
 from danlu.models.source import find_model
 from danlu.models.tokenizer import load_tokenizer
-from danlu.recipe import LoadedRecipe, dump_recipe
+from danlu.recipe import LoadedRecipe, Recipe, dump_recipe
 from danlu.recipe.run_schema import LocalLauncher
 from danlu.recipe.training_schema import TrainingSection
 from danlu.runs import CHECKPOINTS, RESOLVED, require_disk, write_json, write_manifest, write_text
+from danlu.tracking.journal import TRACKING, Journal, closed_at_the_end
+from danlu.tracking.live import training_view
 from danlu.tracking.memory import peak_gpu_memory_bytes, peak_memory_bytes
-from danlu.tracking.metrics import MetricsFile, cut_metrics, read_metrics
-from danlu.tracking.progress import progress, say
+from danlu.tracking.metrics import cut_metrics, read_metrics
+from danlu.tracking.progress import say
+from danlu.tracking.trackers import require_trackers
 from danlu.training.processes import Processes, first_before_others, joined
 from danlu.training.quarantine import cut_quarantine
 from danlu.training.recorded import recorded
@@ -48,8 +53,9 @@ def run_training(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False
     Returns:
         `run_folder`, `steps`, `train_loss`, `evaluation_loss`, `tokens_per_second`, `peak_memory_bytes`,
         `peak_gpu_memory_bytes` (None without a GPU), `seconds`, `saved_step`, `best_step`, `best_evaluation_loss`,
-        `stopped_early`, `verdict`, `trainable_parameters`, `total_parameters`, `trainable_share`, and what `danlu data`
-        gives; nothing where another process writes the run folder.
+        `stopped_early`, `verdict`, `trainable_parameters`, `total_parameters`, `trainable_share`, `guards` (what was
+        set aside), `trackers` (what each of them lost), and what `danlu data` gives; nothing where another process
+        writes the run folder.
 
     Raises:
         InputError: something in the recipe, data or model is wrong; the run folder is not left behind.
@@ -75,12 +81,21 @@ def train_here(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False) 
 
 
 def train_one(
-    loaded: LoadedRecipe, processes: Processes, shared: SharedBase | None, quiet: bool, resume: bool
+    loaded: LoadedRecipe,
+    processes: Processes,
+    shared: SharedBase | None,
+    quiet: bool,
+    resume: bool,
+    gives_up: Callable[[], bool] | None = None,
 ) -> dict[str, Any]:
-    """As `run_training`, by processes that have met, over a base that is given back if it is shared."""
+    """As `run_training`, by processes that have met, over a base that is given back if it is shared.
+
+    After each loss on held-out rows, `gives_up` says whether to end here; then `pruned` in the result is true.
+    """
     started = time.perf_counter()
     quiet = quiet or not processes.first
     folder = loaded.run_folder
+    require_trackers(tracker_types(loaded.recipe))
     go_on = f"danlu train {loaded.path} --resume (with the same overrides)"
     with want_said(folder, go_on), ExitStack() as opened:
         note = read_note(folder) if resume else None
@@ -99,19 +114,19 @@ def train_one(
         from danlu.training import recovery  # imports torch, as the session does
 
         recovery.shrink_after(note, session, quiet)
-        with recorded(loaded, session, prepared, processes.first):
+        with recorded(loaded, session, prepared, processes.first), _journal(session, folder, loaded, quiet) as journal:
             try:
                 with noted(folder, session.largest_micro_batch, processes.first):
-                    result = _fit(session, folder, loaded, quiet)
+                    result = _fit(session, folder, loaded, quiet, journal, gives_up)
             finally:
                 if stream is not None:
                     opened.close()
                     write_json(folder / LEDGER, _streamed_ledger(prepared, stream))
                 if processes.first:
                     recovery.add_to_ledger(session, folder)
-            if processes.first:
+            if journal:
                 result |= _summary(prepared, stream) | {"guards": recovery.account(session, folder)}
-                result = _close_folder(session, folder, result, started)
+                result = _close_folder(session, folder, result, started, journal)
                 if loaded.recipe.training.checkpoints is None:
                     shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)  # they were for going back alone
         if shared is not None:
@@ -120,8 +135,28 @@ def train_one(
         return result if processes.first else {}
 
 
-def _close_folder(session: Any, folder: Path, result: dict[str, Any], started: float) -> dict[str, Any]:
-    """Writes probes and manifest; what the run came to."""
+def tracker_types(recipe: Recipe) -> list[str]:
+    """The types of a recipe's trackers."""
+    return [one.type for one in recipe.tracking.trackers] if recipe.tracking else []
+
+
+@contextlib.contextmanager
+def _journal(session: Any, folder: Path, loaded: LoadedRecipe, quiet: bool) -> Iterator[Journal | None]:
+    """Where the run's metrics go; None where another process writes them."""
+    recipe = loaded.recipe
+    if not session.processes.first:
+        yield None
+        return
+    trackers = [one.model_dump(mode="json") for one in recipe.tracking.trackers] if recipe.tracking else []
+    journal = Journal(folder, recipe.model_dump(mode="json"), trackers, session.first_step, quiet)
+    with closed_at_the_end(journal):
+        yield journal
+
+
+def _close_folder(
+    session: Any, folder: Path, result: dict[str, Any], started: float, journal: Journal
+) -> dict[str, Any]:
+    """Writes probes and manifest, and ends the journal; what the run came to."""
     session.write_probes(folder)
     trainable, total = session.counts
     result |= {
@@ -135,8 +170,9 @@ def _close_folder(session: Any, folder: Path, result: dict[str, Any], started: f
     }
     verdict = judge(read_metrics(folder), result["splits"][TRAIN]["rows"], trainable, result["saved_step"])
     result["verdict"] = verdict.to_json()
+    result["trackers"] = journal.close("finished", result)
     about = {"result": result, "base_sha256": session.base_sha256, "engine": session.engine.name}
-    write_manifest(folder, "run", about, skip=[CHECKPOINTS])
+    write_manifest(folder, "run", about, skip=[CHECKPOINTS, TRACKING])
     return result
 
 
@@ -201,45 +237,50 @@ def _summary(prepared: Prepared, stream: RowStream | None) -> dict[str, Any]:
     }
 
 
-def _fit(session: Any, folder: Path, loaded: LoadedRecipe, quiet: bool) -> dict[str, Any]:
+def _fit(
+    session: Any,
+    folder: Path,
+    loaded: LoadedRecipe,
+    quiet: bool,
+    journal: Journal | None,
+    gives_up: Callable[[], bool] | None,
+) -> dict[str, Any]:
     """Steps, evaluation losses, checkpoints and metrics; what was trained is saved however it ends."""
     from danlu.training.keeping import Keeper
 
     training = loaded.recipe.training
-    metrics = MetricsFile(folder) if session.processes.first else None
-    tokens, seconds = 0, 0.0
+    pruned = False
     keeper = Keeper(session, folder, training)
 
     def cut(step: int) -> None:
-        if metrics:
-            metrics.cut(folder, step)
+        if journal:
+            journal.cut(folder, step)
 
     try:
-        with progress("training", session.feed.num_steps, quiet) as bar, stop_on_signals() as request:
+        num_steps = session.feed.num_steps
+        with training_view(num_steps, session.first_step, quiet) as view, stop_on_signals() as request:
             for step in keeper.steps(cut, quiet):
-                tokens, seconds = tokens + step.tokens, seconds + step.seconds
                 line = _line(step, session, training)
-                if metrics:
-                    metrics.write(line)
-                bar.update(
-                    step.number,
-                    f"loss {step.loss:.3f}  {tokens / seconds:.0f} tokens/s  {peak_memory_bytes() / 1e9:.1f} GB",
-                )
+                if journal:
+                    journal.write(line, peak_memory_bytes())
+                view.update(line, peak_memory_bytes())
                 keeper.note(step.number, line.get("evaluation_loss"))
                 stops = _asked_to_stop(session, request) and not keeper.over
                 keeper.keep(stops)
                 if stops:
                     raise Stopped(_save_unfinished(session, folder, keeper.done, loaded))
+                if gives_up and "evaluation_loss" in line and keeper.goes_on and gives_up():
+                    pruned = True
+                    break
     except DataError as error:  # only rows that are read on the way are found to be wrong this late
         if keeper.done > session.first_step:
             keeper.checkpoint()
         raise DataError(*error.faults, _save_unfinished(session, folder, keeper.done, loaded)) from error
-    finally:
-        if metrics:
-            metrics.close()
     saved_step = keeper.choose_weights()
     _save(session, folder)
-    return _came_to(keeper, saved_step, read_metrics(folder)) if session.processes.first else {}
+    if not session.processes.first:
+        return {}
+    return _came_to(keeper, saved_step, read_metrics(folder)) | ({"pruned": pruned} if gives_up else {})
 
 
 def _came_to(keeper: Any, saved_step: int, lines: list[dict[str, Any]]) -> dict[str, Any]:

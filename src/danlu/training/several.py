@@ -16,9 +16,11 @@ from danlu.recipe import LoadedRecipe
 from danlu.runs import MANIFEST, create_folder, read_manifest
 from danlu.tracking.memory import peak_memory_bytes
 from danlu.tracking.progress import say
+from danlu.tracking.remote import losses
+from danlu.tracking.trackers import require_trackers
 from danlu.training.processes import Processes, first_before_others, joined
 from danlu.training.resuming import require_resumable, require_same_recipe
-from danlu.training.run import train_one
+from danlu.training.run import tracker_types, train_one
 
 
 def run_several(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def run_several(loaded: LoadedRecipe, quiet: bool = False, resume: bool = False)
             create_folder(folder, "run folder", "run.folder=NAME")
         todo = {name: own for name, own in loaded.adapters.items() if name not in complete}
         try:
-            _of_each(todo, lambda own: _require_trainable(own, processes))
+            _of_each(todo, lambda own: require_trainable(own, processes))
             trained = _train_each(todo, loaded, processes, quiet or not processes.first, resume)
         except BaseException:
             if processes.first:
@@ -99,11 +101,12 @@ def _complete(loaded: LoadedRecipe) -> dict[str, dict[str, Any]]:
     return {name: found for name, found in _of_each(loaded.adapters, result).items() if found is not None}
 
 
-def _require_trainable(own: LoadedRecipe, processes: Processes) -> None:
+def require_trainable(own: LoadedRecipe, processes: Processes) -> None:
     """Requires what can be required of an adapter before any weight is loaded; its rows are prepared then."""
     from danlu.training.session import plan_training
 
     recipe = own.recipe
+    require_trackers(tracker_types(recipe))
     with first_before_others(processes):
         base = find_model(recipe.model.name, recipe.model.revision)
         plan_training(recipe, base, processes)
@@ -154,6 +157,7 @@ def table(result: dict[str, Any]) -> str:
     return "\n".join(
         [
             *lines,
+            *(f"{one['name']}: {line}" for one in adapters for line in losses(one["trackers"])),
             f"{result['seconds']:.0f} s, peak {result['peak_memory_bytes'] / 1e9:.2f} GB",
             f"  runs    {result['run_folder']}/NAME\n  next    danlu evaluate {adapters[0]['run_folder']}",
         ]

@@ -48,6 +48,15 @@ class SharedBase:
             self._wanted = wanted
         return model
 
+    def take_back(self, model: Any) -> None:
+        """Takes a base that was lent and not changed; `give_back` is for one that was trained on."""
+        self._model = model
+
+    def let_go(self) -> None:
+        """Keeps no base, for one that is loaded elsewhere."""
+        self._model = None
+        release_memory()
+
     def _note(self, model: Any) -> None:
         """What a run may change, as it is now."""
         self._children = [(module, dict(module.named_children())) for module in model.modules()]

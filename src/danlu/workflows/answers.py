@@ -1,0 +1,81 @@
+"""The same held-out questions, answered by each trial of a sweep and by the base."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from danlu.engines.interface import Answer
+from danlu.evaluation.tasks import run_task
+from danlu.recipe import LoadedRecipe
+from danlu.recipe.schema import LossTask
+from danlu.training.probes import read_probes
+from danlu.training.trained import open_run
+
+
+def trial_answers(own: LoadedRecipe) -> dict[str, Any]:
+    """What a trial's run answered to its probes, and what the recipe's tasks measure of that.
+
+    Returns:
+        `answers` (`messages`, `reference`, `text`) and `metrics`.
+    """
+    run = open_run(own.run_folder)
+    probes = read_probes(own.run_folder)
+    references = {_key(messages[:-1]): messages[-1]["content"] for messages in run.evaluation_rows()}
+    answers = []
+    for probe in probes.probes:
+        expected = next(iter(probe.expected.values()))  # the first is in the run's own dtype
+        answers.append((probe.messages, references.get(_key(probe.messages), ""), expected))
+    texts = [
+        Answer(tuple(expected.answer_ids), expected.text, "stop" if _ended(expected, probes) else "length")
+        for *_, expected in answers
+    ]
+    tasks = [
+        task
+        for task in (run.recipe.evaluation.tasks if run.recipe.evaluation else ())
+        if not isinstance(task, LossTask)
+    ]
+    right = [reference for _, reference, _ in answers]
+    results = [run_task(task, texts, right, math.nan) for task in tasks] if answers else []
+    return {
+        "answers": [{"messages": m, "reference": r, "text": expected.text} for m, r, expected in answers],
+        "metrics": {result.name: result.value for result in results},
+    }
+
+
+def _ended(expected: Any, probes: Any) -> bool:
+    return bool(expected.answer_ids) and expected.answer_ids[-1] in probes.stop_ids
+
+
+def _key(messages: Any) -> str:
+    return json.dumps(messages, sort_keys=True)
+
+
+def base_answers(own: LoadedRecipe, shared: Any, trial: dict[str, Any]) -> dict[str, Any] | None:
+    """What the base answers to a trial's questions; None if the trial failed.
+
+    Args:
+        own: the trial's recipe.
+        shared: lends the base.
+        trial: what it came to.
+    """
+    if not trial.get("answers"):
+        return None
+    from danlu.data.template import stop_ids
+    from danlu.engines.interface import Sampling
+    from danlu.engines.transformers_engine import TransformersEngine
+    from danlu.models.loading import choose_device, choose_dtype, generation_defaults
+    from danlu.models.source import find_model
+    from danlu.models.tokenizer import load_tokenizer
+
+    recipe = own.recipe
+    base = find_model(recipe.model.name, recipe.model.revision)
+    tokenizer, stops_by = load_tokenizer(base), generation_defaults(base)
+    model = shared.load(base, choose_dtype(recipe.model.dtype, choose_device()), recipe.model.quantization)
+    engine = TransformersEngine(model, tokenizer, stop_ids(tokenizer, stops_by), batch_size=len(trial["answers"]))
+    questions = [answer["messages"] for answer in trial["answers"]]
+    found = engine.generate(questions, Sampling(read_probes(own.run_folder).max_new_tokens))
+    if recipe.adapter is not None:
+        shared.take_back(model)
+    return {"model": recipe.model.name, "texts": {_key(q): a.text for q, a in zip(questions, found, strict=True)}}
