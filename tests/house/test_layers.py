@@ -75,6 +75,11 @@ def test_a_forbidden_import_would_be_seen(tmp_path: Path) -> None:
     assert imported_parts(bad) == {"evaluation"}
 
 
+def test_no_two_test_files_have_one_name() -> None:
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names)), "pytest would take the second for the first"
+
+
 def test_kernels_import_nothing_of_ours() -> None:
     for path in (PACKAGE / "kernels").glob("*.py"):
         assert imported_parts(path) <= {"kernels"}, path
