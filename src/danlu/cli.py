@@ -207,8 +207,8 @@ def _checked(loaded: Any) -> list[dict[str, str]]:
     from danlu.planning.preflight import preflight, require_flightworthy
 
     findings = preflight(loaded)
-    _say_findings(findings)
     require_flightworthy(findings)
+    _say_findings(findings)
     return [one.to_json() for one in findings]
 
 

@@ -28,7 +28,7 @@ from danlu.training.run import run_training
 from danlu.training.several import run_several
 from danlu.training.shared_base import SharedBase
 
-TRAIN = [sys.executable, "-m", "danlu", "train"]
+TRAIN = [sys.executable, "-m", "danlu", "train", "--no-preflight"]
 CHECKPOINTS = "training.checkpoints={every_steps: 1}"
 OWN: dict[str, dict[str, Any]] = {
     "upper": {

@@ -209,7 +209,7 @@ def test_several_processes_decide_alike(
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
     words = [f"training.backend={BACKENDS[backend]}", f"run.folder={tmp_path / 'several'}", "--json"]
     done = subprocess.run(
-        [*launch, str(TESTS / "planted_train.py"), "train", str(recipe), *words],
+        [*launch, str(TESTS / "planted_train.py"), "train", "--no-preflight", str(recipe), *words],
         capture_output=True,
         text=True,
         timeout=300,

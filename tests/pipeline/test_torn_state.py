@@ -67,7 +67,7 @@ def _metrics(lines: int) -> Callable[[Path], None]:
     ("tear", "said", "noted"),
     [
         (_checkpoint(4), ["step-000004", "the one before it is used", "goes on after step 3"], 6),
-        (_checkpoint(1, 2, 3, 4), ["step-000001", "step-000004", "no checkpoint is whole: begins anew"], 6),
+        (_checkpoint(0, 1, 2, 3, 4), ["step-000000", "step-000004", "no checkpoint is whole: begins anew"], 6),
         (_metrics(4), ["goes on after step 4"], 6),
         (_metrics(2), ["the metrics of 2 steps before that were lost", "goes on after step 4"], 4),
     ],

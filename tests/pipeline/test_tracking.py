@@ -74,7 +74,7 @@ def test_a_killed_run_goes_on_as_the_same_run_beside_a_tracker_that_hangs(
         assert found == pytest.approx(expected, rel=1e-6), key
     assert min(event.value for event in events.Scalars("peak_memory_bytes")) > 10**8
     assert min(event.value for event in events.Scalars("tokens_per_second")) > 0
-    texts = {tag: events.Tensors(tag)[0].tensor_proto.string_val[0].decode() for tag in events.Tags()["tensors"]}
+    texts = {tag: events.Tensors(tag)[-1].tensor_proto.string_val[0].decode() for tag in events.Tags()["tensors"]}
     assert str(recipe.parent / "rows.jsonl") in texts["recipe/text_summary"]
     assert '"steps": 9' in texts["result/text_summary"]
 

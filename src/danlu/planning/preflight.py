@@ -13,8 +13,9 @@ from danlu.models.tokenizer import load_tokenizer
 from danlu.planning.checks import course, judging, machine, method, rows, tokens
 from danlu.planning.findings import Finding, PreflightError
 from danlu.planning.look import Look
-from danlu.recipe import LoadedRecipe
-from danlu.training.processes import THIS_ALONE
+from danlu.recipe import LoadedRecipe, Recipe
+from danlu.recipe.training_schema import AutoBackend
+from danlu.training.processes import Processes, processes_of_environment
 from danlu.training.session import plan_training
 
 Check = Callable[[Look], Iterator[Finding]]
@@ -98,14 +99,16 @@ def _check_one(loaded: LoadedRecipe) -> list[Finding]:
     look, found = _look(loaded)
     if look is None:
         return found
-    misfit = bool(found)
     for check in CHECKS:
-        try:
-            found += check(look)
-        except InputError:  # what does not fit the model was found before; the other checks go on
-            if not misfit:
-                raise
+        found += check(look)
     return found
+
+
+def _processes(recipe: Recipe) -> Processes:
+    """Those of this run; where nobody has started several yet, two if the recipe's backend is for several."""
+    found = processes_of_environment()
+    several = not isinstance(recipe.training.backend, AutoBackend)
+    return Processes(world_size=2) if several and found.world_size == 1 else found
 
 
 def _look(loaded: LoadedRecipe) -> tuple[Look | None, list[Finding]]:
@@ -125,9 +128,9 @@ def _look(loaded: LoadedRecipe) -> tuple[Look | None, list[Finding]]:
 
         ask("data", lambda: require_files(loaded))
         return None, found
-    ask("shape", lambda: plan_training(recipe, base, THIS_ALONE))
+    ask("shape", lambda: plan_training(recipe, base, _processes(recipe)))
     tokenizer = ask("tokenizer", lambda: load_tokenizer(base))
     prepared = tokenizer and ask("data", lambda: prepare(loaded, base, local_answers))
-    if prepared is None:
+    if found or prepared is None:
         return None, found
     return Look(loaded, base, tokenizer, prepared), found

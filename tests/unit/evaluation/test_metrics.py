@@ -9,8 +9,9 @@ from rouge_score.rouge_scorer import RougeScorer
 
 from danlu.engines.interface import Answer
 from danlu.evaluation.metrics import complies, field_matches, field_value, keeps, rouge_l
-from danlu.evaluation.report import curve_chart, metric_table, round_ticks, verdict
+from danlu.evaluation.report import metric_table, verdict
 from danlu.evaluation.tasks import run_task
+from danlu.pages.charts import round_ticks
 from danlu.recipe.schema import ComplianceTask, FieldTask, RougeTask, Rule
 
 WORDS = ["the", "card", "was", "lost", "in", "the", "app", "and", "a", "new", "one", "is", "on", "its", "way"]
@@ -73,18 +74,6 @@ def test_the_verdict_says_better_and_worse_by_each_measures_own_direction() -> N
     assert metric_table(metrics)[1]["change"] == "-10.0 points"
 
 
-def test_the_curve_spans_the_chart_and_higher_loss_is_higher_up() -> None:
-    curve = [{"step": 1, "loss": 4.0, "evaluation_loss": None}, {"step": 9, "loss": 1.0, "evaluation_loss": 2.0}]
-    chart = curve_chart(curve)
-    assert chart is not None
-    first, last = (tuple(map(float, point.split(","))) for point in chart["training"][1:].split("L"))
-    assert first[0] == chart["left"]
-    assert last[0] == chart["right"]
-    assert first[1] < last[1]
-    assert len(chart["dots"]) == 1
-    assert curve_chart([]) is None
-
-
 @pytest.mark.parametrize("largest", [0.003, 0.19, 0.21, 1.0, 4.32, 5.0, 9.99, 10.0, 73.0])
 def test_ticks_are_round_reach_the_largest_value_and_are_few(largest: float) -> None:
     ticks = round_ticks(largest)
@@ -98,13 +87,3 @@ def test_the_table_says_on_how_many_questions_the_loss_was_taken() -> None:
     metrics = {"base": {"loss": 2.0}, "tuned": {"loss": 1.0}}
     assert "48 questions" in metric_table(metrics, 48)[0]["title"]
     assert "questions" not in metric_table(metrics)[0]["title"]
-
-
-def test_a_step_without_a_loss_leaves_a_gap_in_the_curve() -> None:
-    curve = [{"step": step, "loss": 2.0, "evaluation_loss": None} for step in (1, 2, 3)]
-    curve[1]["loss"] = None
-    curve.append({"step": 4, "loss": None, "evaluation_loss": 1.5})
-    chart = curve_chart(curve)
-    assert chart is not None
-    assert chart["training"].count(",") == 2
-    assert chart["last"] == 4

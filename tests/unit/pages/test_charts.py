@@ -61,3 +61,12 @@ def test_the_report_draws_losses_learning_rate_and_gradient_norm() -> None:
     }
     old = [{"step": 1, "loss": 2.0}]
     assert [one["title"] for one in curve_charts(old)] == ["Loss"], "a run of before has no others"
+
+
+def test_a_step_without_a_loss_is_left_out_of_the_curve() -> None:
+    lines = [{"step": step, "loss": 2.0, "evaluation_loss": None} for step in (1, 2, 3)]
+    lines[1]["loss"] = None
+    lines.append({"step": 4, "loss": None, "evaluation_loss": 1.5})
+    (drawn,) = curve_charts(lines)
+    whole = line_chart([("training", [(1, 2.0), (3, 2.0)]), ("held out", [(4, 1.5)])])
+    assert drawn["chart"] == whole
