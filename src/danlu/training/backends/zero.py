@@ -37,6 +37,9 @@ def require_deepspeed() -> Any:
             )
         ) from error
     deepspeed.logger.setLevel("WARNING")
+    # Sums for inference through shared memory, which training never asks for: left to itself, the library compiles them
+    # at each first use, and waits for ever for the lock of a compilation that was killed.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     warnings.filterwarnings("ignore", "`torch.distributed.all_gather_into_tensor`", FutureWarning)  # DeepSpeed calls it
     return deepspeed
 
@@ -124,13 +127,19 @@ class Zero:
         """Everything trained so far, gathered."""
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        self._link_moments()
+        steps = self._step_count()
+        if steps:
+            self._link_moments()
         state = TrainedState()
         for name, parameter in self._trained.items():
-            whole = safe_get_full_fp32_param(parameter)
-            state.parameters[name] = (parameter.detach() if whole is None else whole).clone()
-            moments = {key: safe_get_full_optimizer_state(parameter, key) for key in _MOMENTS}
-            state.moments[name] = {"step": self._step_count().clone()} | {
+            kept = safe_get_full_fp32_param(parameter)
+            whole = parameter.detach() if kept is None else kept
+            state.parameters[name] = whole.clone()
+            moments = {  # the optimizer makes them with the first step
+                key: safe_get_full_optimizer_state(parameter, key) if steps else torch.zeros_like(whole)
+                for key in _MOMENTS
+            }
+            state.moments[name] = {"step": steps.clone()} | {
                 key: value.clone() for key, value in moments.items() if value is not None
             }
         return state
