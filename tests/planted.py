@@ -40,7 +40,8 @@ def poison(monkeypatch: pytest.MonkeyPatch, tokenizer: Any, value: float = float
 
     def chosen(model: Any, store: Any) -> Any:
         engine = choose(model, store)
-        return replace(engine, objective=Poisoned(engine.objective, marks, value))
+        shown = {name: Poisoned(getattr(engine, name), marks, value) for name in ("objective", "plain")}
+        return replace(engine, **shown)  # shards take the plain one
 
     monkeypatch.setattr(sessions, "choose_engine", chosen)
 

@@ -206,7 +206,8 @@ def test_several_processes_decide_alike(
     steps = [entry["step"] for entry in lines(tmp_path / "alone", "quarantine.jsonl")]
     assert {3, 4, 5} <= set(steps), "three in a row"
     assert alone["guards"]["retreats"] == [], "the other rows of these steps are as usual"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "0"]
+    meeting = ["--rdzv-backend", "c10d", "--rdzv-endpoint", "127.0.0.1:0", "--local-addr", "127.0.0.1"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *meeting]
     words = [f"training.backend={BACKENDS[backend]}", f"run.folder={tmp_path / 'several'}", "--json"]
     done = subprocess.run(
         [*launch, str(TESTS / "planted_train.py"), "train", "--no-preflight", str(recipe), *words],
