@@ -19,7 +19,7 @@ from small_runs import TRAIN, assert_same, write_recipe
 from transformers import LlamaConfig, LlamaForCausalLM
 
 LIMITED = [sys.executable, str(Path(__file__).parents[1] / "limited_train.py")]
-UNCHECKED = ["train", "--no-preflight"]
+UNCHECKED = ["train", "--no-preflight"]  # after the two words that `limited_train.py` takes
 _CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -105,17 +105,7 @@ class Trained:
 def limited(recipe: Path, folder: Path, limit: int, *words: str) -> Trained:
     """A run whose steps may grow by so much."""
     growth = folder.with_suffix(".growth")
-    command = [
-        *LIMITED,
-        str(limit),
-        str(growth),
-        "train",
-        "--no-preflight",
-        str(recipe),
-        f"run.folder={folder}",
-        *words,
-        "--json",
-    ]
+    command = [*LIMITED, str(limit), str(growth), *UNCHECKED, str(recipe), f"run.folder={folder}", *words, "--json"]
     with group(folder.parent.name) as measured:
         done = measured.run(command)
         peak = measured.peak()
@@ -152,15 +142,8 @@ def test_a_failed_allocation_is_the_same_step_in_smaller_pieces(
 
 
 def test_a_row_that_does_not_fit_alone_is_one_message(recipe: Path, tmp_path: Path) -> None:
-    command = [
-        *LIMITED,
-        str(8 << 20),
-        str(tmp_path / "growth"),
-        "train",
-        "--no-preflight",
-        str(recipe),
-        f"run.folder={tmp_path / 'run'}",
-    ]
+    growth = tmp_path / "growth"
+    command = [*LIMITED, str(8 << 20), str(growth), *UNCHECKED, str(recipe), f"run.folder={tmp_path / 'run'}"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
