@@ -1,6 +1,9 @@
 """`danlu` whose steps may take so many bytes more than it has when they begin: `BYTES GROWTH_FILE COMMAND ...`.
 
-Writes by how much it grew. Nothing is limited with 0.
+Writes the most that it grew by in its steps. Nothing is limited with 0.
+
+Blocks are given back to the system when they are freed. What Danlu keeps at hand otherwise lies in pieces, other ones
+in each run, so that the same steps would need another amount each time.
 """
 
 from __future__ import annotations
@@ -12,44 +15,36 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from danlu.cli import main
+from danlu.training import machine
 from danlu.training.session import Session
 
 LIMIT, GROWTH = int(sys.argv[1]), Path(sys.argv[2])
+M_MMAP_THRESHOLD = -3
 plain_steps = Session.steps
 
 
-def size() -> int:
-    """Address space of this process, in bytes."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-
-
-def take_what_is_kept(hard: int) -> None:
-    """Takes the blocks that were freed before and are kept at hand, for good, but gives the system their pages.
-
-    How many there are is another number each time, and steps that are given them would need no memory of the system.
-    """
-    libc = ctypes.CDLL(None)
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    libc.malloc_trim(0)
-    resource.setrlimit(resource.RLIMIT_AS, (size(), hard))
-    for exponent in range(28, 15, -1):
-        while libc.malloc(1 << exponent):
-            pass
-    resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
+def most_resident() -> int:
+    """Largest resident size since it was last forgotten, in bytes."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
 
 
 def limited_steps(self: Session) -> Iterator[Any]:
+    before = psutil.Process().memory_info()
+    Path("/proc/self/clear_refs").write_text("5")  # forgets the largest size so far
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
-    take_what_is_kept(hard)
-    before = size()
     if LIMIT:
-        resource.setrlimit(resource.RLIMIT_AS, (before + LIMIT, hard))
+        resource.setrlimit(resource.RLIMIT_AS, (before.vms + LIMIT, hard))
     for step in plain_steps(self):
-        GROWTH.write_text(str(size() - before))  # what was freed is kept at hand
+        GROWTH.write_text(str(most_resident() - before.rss))
         yield step
     resource.setrlimit(resource.RLIMIT_AS, (hard, hard))
 
 
+ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, 1 << 16)
+machine._set_allocator = lambda kept_bytes: None
 Session.steps = limited_steps  # type: ignore[method-assign]
 main(sys.argv[3:])

@@ -157,7 +157,8 @@ def test_a_run_that_a_memory_cgroup_ended_goes_on_in_smaller_pieces(
     if not whole.peak_bytes:
         pytest.skip("this machine makes no memory cgroup for this user")
     assert whole.peak_bytes > halved.peak_bytes + (96 << 20), "or this shows nothing"
-    command = [*TRAIN, str(recipe), f"run.folder={tmp_path / 'run'}", "--json"]
+    growth = tmp_path / "growth"
+    command = [*LIMITED, "0", str(growth), *UNCHECKED, str(recipe), f"run.folder={tmp_path / 'run'}", "--json"]
     with group("small") as small:
         small.limit((whole.peak_bytes + halved.peak_bytes) // 2)
         killed = small.run(command)
