@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from danlu.data.records import Message
+
+if TYPE_CHECKING:
+    import torch
 
 
 @dataclass(frozen=True)
@@ -52,4 +55,36 @@ class Engine(Protocol):
 
     def stream(self, messages: Sequence[Message], sampling: Sampling, tuned: bool = True) -> Iterator[str]:
         """The pieces of one answer as they are made."""
+        ...
+
+
+@dataclass(frozen=True)
+class NextTokens:
+    """What an engine says of the next token before each token of a given answer. A answer tokens, K tokens asked about.
+
+    Attributes:
+        likeliest: `[A]` the likeliest next token.
+        log_probabilities: `[A, K]` of the tokens asked about, float32, in nats; NaN where the engine does not tell,
+            as one that names only its likeliest tokens does not.
+    """
+
+    likeliest: torch.Tensor
+    log_probabilities: torch.Tensor
+
+
+class ScoringEngine(Engine, Protocol):
+    """An engine that can also be asked how likely given tokens are: what the parity gate needs.
+
+    Attributes:
+        stop_ids: tokens at which the engine itself ends an answer.
+    """
+
+    stop_ids: list[int]
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """A conversation's prompt, through the engine's own template and tokenizer."""
+        ...
+
+    def next_tokens(self, prompt: Sequence[int], answer: Sequence[int], asked: torch.Tensor) -> NextTokens:
+        """How likely the tokens `asked` `[A, K]` are before each of the A tokens of an answer that is given."""
         ...

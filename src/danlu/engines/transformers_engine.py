@@ -16,7 +16,7 @@ import torch
 from danlu.adapters.lora import base_of
 from danlu.data.records import Message
 from danlu.data.template import answer_start_ids, prompt_ids
-from danlu.engines.interface import Answer, Sampling
+from danlu.engines.interface import Answer, NextTokens, Sampling
 from danlu.models.decoder_start import decoder_start
 from danlu.models.quiet import quiet_transformers
 
@@ -42,7 +42,7 @@ class _Pieces:
 
 
 class TransformersEngine:
-    """See `danlu.engines.interface.Engine`.
+    """See `danlu.engines.interface.ScoringEngine`.
 
     Args:
         model: a language model; with a PEFT adapter, `tuned=False` answers without it.
@@ -129,6 +129,17 @@ class TransformersEngine:
                 output = model(**inputs, use_cache=False)
         logits: torch.Tensor = output.logits[0].float()
         return logits
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """A conversation's prompt, through the tokenizer's own template."""
+        return prompt_ids(self.tokenizer, messages)
+
+    def next_tokens(self, prompt: Sequence[int], answer: Sequence[int], asked: torch.Tensor) -> NextTokens:
+        """How likely the tokens `asked` are before each token of a given answer; NaN beyond the vocabulary."""
+        logits = self.logits(prompt, answer).cpu()
+        within = asked.long().clamp(max=logits.shape[-1] - 1)
+        found = logits.log_softmax(-1).gather(-1, within)
+        return NextTokens(logits.argmax(-1), found.masked_fill(asked >= logits.shape[-1], float("nan")))
 
     def _batch(self, prompts: list[list[int]], sampling: Sampling, tuned: bool) -> list[list[int]]:
         if sampling.temperature > 0:

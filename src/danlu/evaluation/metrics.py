@@ -6,7 +6,7 @@ import functools
 import re
 from typing import Any
 
-from danlu.recipe.schema import ComplianceTask, FieldTask, Rule
+from danlu.recipe.evaluation_schema import ComplianceTask, FieldTask, Rule
 
 _CJK = r"[\u3400-\u9fff\uf900-\ufaff]"
 _WORD = re.compile(rf"{_CJK}|[^\W_]+", re.UNICODE)

@@ -15,7 +15,7 @@ from danlu.engines.transformers_engine import TransformersEngine
 from danlu.errors import Fault, FolderError
 from danlu.evaluation.report import write_report
 from danlu.evaluation.tasks import TaskResult, run_task
-from danlu.recipe.schema import EvaluationSection, LossTask
+from danlu.recipe.evaluation_schema import EvaluationSection, LossTask
 from danlu.runs import create_folder, next_free_folder, write_json, write_manifest
 from danlu.tracking.metrics import read_metrics
 from danlu.tracking.progress import progress

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from danlu.engines.interface import Answer
 from danlu.evaluation.metrics import complies, field_matches, keeps, rouge_l
-from danlu.recipe.schema import ComplianceTask, FieldTask, LossTask, RougeTask, Task
+from danlu.recipe.evaluation_schema import ComplianceTask, FieldTask, LossTask, RougeTask, Task
 
 
 @dataclass(frozen=True)

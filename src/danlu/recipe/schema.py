@@ -2,92 +2,19 @@
 
 from __future__ import annotations
 
-import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator
 
 from danlu.recipe.adapter_schema import AdapterSection, Ia3Section, LohaSection, LokrSection, LoraSection
-from danlu.recipe.base import Pattern, Section, unfit
+from danlu.recipe.base import Section, unfit
 from danlu.recipe.data_schema import DataSection
+from danlu.recipe.evaluation_schema import EvaluationSection
+from danlu.recipe.export_schema import ExportSection
 from danlu.recipe.model_schema import ModelSection
 from danlu.recipe.run_schema import LocalLauncher, RunSection
 from danlu.recipe.tracking_schema import TrackingSection
 from danlu.recipe.training_schema import FreezeSection, TrainingSection
-
-
-class LossTask(Section):
-    """Mean cross-entropy per answer token on the held-out rows."""
-
-    type: Literal["loss"]
-    max_rows: int | None = Field(None, ge=1, description="Measure on this many rows, spread evenly; null: on all.")
-
-
-class RougeTask(Section):
-    """ROUGE-L F-measure of the answers against the references (Lin, 2004)."""
-
-    type: Literal["rouge_l"]
-
-
-class Rule(Section):
-    """One house rule: a regular expression that the answer must contain (or, with `forbidden`, must not)."""
-
-    name: str = Field(min_length=1, description="Name in the report.")
-    pattern: Pattern = Field(description="Python regular expression, searched with MULTILINE.")
-    forbidden: bool = Field(False, description="true: the answer must not match.")
-
-
-class ComplianceTask(Section):
-    """Share of the answers that keep every rule."""
-
-    type: Literal["compliance"]
-    rules: tuple[Rule, ...] = Field(min_length=1, description="The rules; an answer complies if it keeps all.")
-
-
-class FieldTask(Section):
-    """Share of the answers in which a field equals the reference's."""
-
-    type: Literal["field"]
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="The field's name; it becomes the metric's name.")
-    pattern: Pattern = Field(description="Regular expression whose first group is the field.")
-
-    @model_validator(mode="after")
-    def _has_group(self) -> FieldTask:
-        if re.compile(self.pattern).groups < 1:
-            raise ValueError("pattern needs one group: put the field in parentheses")
-        return self
-
-
-Task = Annotated[LossTask | RougeTask | ComplianceTask | FieldTask, Field(discriminator="type")]
-
-
-class EvaluationSection(Section):
-    """How the tuned model is judged against its base, on the held-out rows."""
-
-    tasks: tuple[Task, ...] = Field(
-        (LossTask(type="loss"), RougeTask(type="rouge_l")), min_length=1, description="What is measured."
-    )
-    max_new_tokens: int = Field(256, ge=1, le=32_768, description="Longest answer in tokens.")
-    batch_size: int = Field(16, ge=1, description="Questions answered at once.")
-    max_rows: int | None = Field(None, ge=1, description="Judge on the first rows only; null: on all.")
-
-    @field_validator("tasks")
-    @classmethod
-    def _names_differ(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
-        names = [getattr(task, "name", task.type) for task in tasks]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(f"two tasks have the same name: {', '.join(twice)}")
-        return tasks
-
-
-class ExportSection(Section):
-    """How the merged model is written."""
-
-    dtype: Literal["float32", "bfloat16"] = Field(
-        "float32", description="float32 is exact; bfloat16 is half the size and the gate prints its loss."
-    )
-
 
 AdapterName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
 

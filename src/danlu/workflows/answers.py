@@ -9,7 +9,7 @@ from typing import Any
 from danlu.engines.interface import Answer
 from danlu.evaluation.tasks import run_task
 from danlu.recipe import LoadedRecipe
-from danlu.recipe.schema import LossTask
+from danlu.recipe.evaluation_schema import LossTask
 from danlu.training.probes import read_probes
 from danlu.training.trained import open_run
 

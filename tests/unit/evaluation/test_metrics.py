@@ -12,7 +12,7 @@ from danlu.evaluation.metrics import complies, field_matches, field_value, keeps
 from danlu.evaluation.report import metric_table, verdict
 from danlu.evaluation.tasks import run_task
 from danlu.pages.charts import round_ticks
-from danlu.recipe.schema import ComplianceTask, FieldTask, RougeTask, Rule
+from danlu.recipe.evaluation_schema import ComplianceTask, FieldTask, RougeTask, Rule
 
 WORDS = ["the", "card", "was", "lost", "in", "the", "app", "and", "a", "new", "one", "is", "on", "its", "way"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from danlu.planning.findings import Finding
 from danlu.planning.look import Look
-from danlu.recipe.schema import ComplianceTask, FieldTask
+from danlu.recipe.evaluation_schema import ComplianceTask, FieldTask
 
 
 def answers_fit(look: Look) -> Iterator[Finding]:
