@@ -4,7 +4,7 @@
 
 The model has Llama 3.2 1B's shape and random weights. Each trains two epochs over the same rows, the second timed.
 Memory is the process's largest resident size, on a GPU the most that it had allocated there: while training, and for
-Danlu also over the probes that end each run. Full fine-tuning in float32 needs 16 bytes a parameter. Where that does
+Danlu also over the probes that end each run. Full fine-tuning in float32 needs 16 bytes a parameter. Where that may
 not fit, it is measured with a part of the layers, twice, and drawn out to all of them in a straight line: each layer
 adds the same.
 """
@@ -35,6 +35,9 @@ _DANLU = {
 }
 _PART_LAYERS = (2, 6)
 _SPARE_BYTES = 1 << 30
+_FULL = "full float32"
+# Weights, gradients and two moments are 16; the rest is for the activations of a row.
+_FULL_BYTES_PER_PARAMETER = 24
 
 
 def parse() -> argparse.Namespace:
@@ -46,12 +49,19 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--max-tokens", type=int, default=512)
     parser.add_argument("--dtype", default="bfloat16", help="what LoRA and QLoRA compute in")
     parser.add_argument("--threads", type=int, default=usable_cores())
+    parser.add_argument("--only", help=f"some of {', '.join([_FULL, *_DANLU])}, comma between them")
     parser.add_argument("--out", type=Path)
-    return parser.parse_args()
+    asked = parser.parse_args()
+    asked.only = asked.only.split(",") if asked.only else [_FULL, *_DANLU]
+    if unknown := set(asked.only) - {_FULL, *_DANLU}:
+        parser.error(f"--only: no such method: {', '.join(sorted(unknown))}")
+    return asked
 
 
-def full(command: list[str], threads: int) -> dict[str, Any]:
+def full(command: list[str], threads: int, parameters: int) -> dict[str, Any]:
     """Full fine-tuning with all layers, measured if the machine has the memory, else from parts of the layers."""
+    if _free_bytes() > _FULL_BYTES_PER_PARAMETER * parameters:
+        return run(command, threads)
     layers = SHAPES[_SHAPE]().num_hidden_layers
     parts = {}
     for count in _PART_LAYERS:
@@ -83,7 +93,7 @@ def straight_line(known: dict[int, float], at: int) -> float:
 
 def print_table(results: dict[str, dict[str, Any]]) -> None:
     """For people."""
-    full = results["full float32"]
+    full = results.get(_FULL, {"failed": "not asked for"})
     whole = None if "failed" in full else peak_bytes(full)
     print(f"\n{'':<16}{'training GB':>12}{'less':>7}{'whole run GB':>14}{'s a step':>10}{'weights':>9}")
     for name, row in results.items():
@@ -110,10 +120,10 @@ def main() -> None:
         shared += ["--rows-per-step", str(asked.rows_per_step)]
         danlu = [sys.executable, str(_TRAINERS / "danlu_memory.py"), *shared, "--override"]
         plain = [sys.executable, str(_TRAINERS / "full_float32.py"), *shared]
-        results = {"full float32": full(plain, asked.threads)}
-        for name, quantization in _DANLU.items():
-            words = [*danlu, f"model.quantization={quantization}", "--dtype", asked.dtype]
-            results[name] = run(words, asked.threads)
+        results = {}
+        for name in asked.only:
+            words = [*danlu, f"model.quantization={_DANLU.get(name)}", "--dtype", asked.dtype]
+            results[name] = full(plain, asked.threads, parameters) if name == _FULL else run(words, asked.threads)
             print(f"{name}: {json.dumps(results[name])}", flush=True)
     print_table(results)
     if asked.out:

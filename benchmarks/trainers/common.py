@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import time
 from pathlib import Path
 from typing import Any
@@ -70,12 +69,18 @@ def report(tokens: int, epochs: list[float], start: float | None, loss: float, *
         "first_epoch_seconds": first,
         "second_epoch_seconds": second,
         "start_seconds": start,
-        "peak_rss_bytes": 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
+        "peak_rss_bytes": peak_rss_bytes(),
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
         "loss": loss,
         **more,
     }
     print(json.dumps(result), flush=True)
+
+
+def peak_rss_bytes() -> int:
+    """Largest resident size of this process; getrusage's would begin with that of the process that started it."""
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024
 
 
 def clock() -> Any:

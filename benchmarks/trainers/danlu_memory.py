@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import resource
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from common import report
+from common import peak_rss_bytes, report
 from danlu_sft import arguments, first_epoch_steps, make_session
 
 from danlu.models.quantization import dequantized, quantized_layers
@@ -18,11 +17,7 @@ from danlu.models.quantization import dequantized, quantized_layers
 
 def peak_bytes() -> int:
     """Largest resident size of this process so far, on a GPU the most that it had allocated there."""
-    return (
-        torch.cuda.max_memory_allocated()
-        if torch.cuda.is_available()
-        else 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    )
+    return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else peak_rss_bytes()
 
 
 def stored_bytes(layer: Any) -> int:

@@ -24,9 +24,9 @@ from danlu.tracking.memory import peak_memory_bytes
 _STEPS = "DANLU_PROBE_STEPS"
 
 
-@dataclass(frozen=True)
+@dataclass
 class ChosenSteps:
-    """A feed of some of another feed's steps.
+    """A feed of some of another feed's steps, for the training loop.
 
     Attributes:
         feed: the other.
@@ -45,6 +45,20 @@ class ChosenSteps:
     def num_steps(self) -> int:
         """How many there are."""
         return len(self.numbers)
+
+    @property
+    def micro_batch_tokens(self) -> int:
+        """Longest micro-batch, in tokens; the loop makes it smaller where memory is not enough."""
+        return int(self.feed.micro_batch_tokens)
+
+    @micro_batch_tokens.setter
+    def micro_batch_tokens(self, tokens: int) -> None:
+        self.feed.micro_batch_tokens = tokens
+
+    def documents(self, step: int) -> list[Any]:
+        """The documents of the chosen step at this place."""
+        documents: list[Any] = self.feed.documents(self.numbers[step])
+        return documents
 
     def batches(self, step: int) -> list[Any]:
         """The micro-batches of the chosen step at this place."""
@@ -70,7 +84,9 @@ def probe(path: Path, overrides: Sequence[str], steps: str = "two") -> dict[str,
     command = [sys.executable, "-m", "danlu.planning.probe", str(path), *overrides]
     done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, _STEPS: steps}, check=False)
     if done.returncode:
-        said = "; ".join(done.stderr.strip().splitlines()[:1]).removeprefix("error: ")
+        lines = done.stderr.strip().splitlines() or [""]
+        # Our own error says what on its first line, Python's on its last.
+        said = (lines[-1] if lines[0].startswith("Traceback") else lines[0]).removeprefix("error: ")
         what = f"the probe ended with status {done.returncode}" + (f": {said}" if said else "")
         hint = "the forecast from shapes alone still stands: leave --probe out; or ask for less memory"
         raise WorkError(Fault(what, str(path), hint=hint))

@@ -240,13 +240,14 @@ class _Forecast:
         }
 
     def _slower(self, speed: Speed, probed: dict[str, Any]) -> float:
-        """By how much the probe's steps took longer than was forecast for them."""
-        work, size = self.work, self.sizes["gradients"]
-        places = [work.numbers.index(number) for number in probed["numbers"]]
-        expected = sum(step_seconds(work, self.passes, speed, size, place) for place in places)
-        expected += below_seconds(work, self.passes, speed, len(places))
+        """By how much the probe's last step took longer than was forecast: the first one also makes all warm."""
+        work = self.work
+        expected = step_seconds(
+            work, self.passes, speed, self.sizes["gradients"], work.numbers.index(probed["numbers"][-1])
+        )
+        expected += below_seconds(work, self.passes, speed, 1)
         measured = probed["processor_seconds"] if self._alone(probed) else probed["seconds"]
-        return float(sum(measured) / expected)
+        return float(measured[-1] / expected)
 
     @staticmethod
     def _alone(probed: dict[str, Any]) -> bool:
