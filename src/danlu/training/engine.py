@@ -26,7 +26,7 @@ from danlu.training.sequences import ChosenSequences, Sequences, own_loss
 # because PEFT computes the adapters in float32 and the kernels in bfloat16.
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 _GRADIENT_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
-_NUM_CANDIDATES, _NUM_DOCUMENTS = 32, 3
+_NUM_CANDIDATES, _NUM_DOCUMENTS, _NUM_TOKENS = 32, 3, 512
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def choose_engine(model: Any, store: Store | Sequence[Document]) -> Engine:
 
     Args:
         model: PEFT's wrapped model, as Transformers computes it.
-        store: documents to prove on: the shortest three of the first ones; where rows are filled up, the shortest, the
-            middle one and the longest.
+        store: documents to prove on: the shortest three of the first ones, without their middle where they are long;
+            where rows are filled up, the shortest, the middle one and the longest.
 
     Raises:
         ModelError: an encoder-decoder model's own loss is another than that of what generation computes.
@@ -86,7 +86,7 @@ def choose_engine(model: Any, store: Store | Sequence[Document]) -> Engine:
     try:
         if padded:
             return _choose_for_sequences(model, documents)
-        proof = _Proof(model, documents, sft)
+        proof = _Proof(model, [shortened(document, _NUM_TOKENS) for document in documents], sft)
         layers, undo = _choose_layers(model, proof, sft)
         objective = _choose_objective(ChosenSft.of(model), proof, sft)
         attention, packs, off = _choose_attention(model, proof, objective)
@@ -94,6 +94,26 @@ def choose_engine(model: Any, store: Store | Sequence[Document]) -> Engine:
         for module, training in modes:
             module.training = training
     return Engine(objective, attention, layers, packs, attention == "packed", (*undo, *off))
+
+
+def shortened(document: Document, max_tokens: int) -> Document:
+    """A document without its middle: its head, which others may share, and its end, where an answer is.
+
+    A proof on thousands of tokens by the model's own code takes minutes and more memory than training does.
+
+    Args:
+        document: is given back as it is where it is short, or where only its middle is trained.
+        max_tokens: of what is left.
+    """
+    cut, head = len(document.ids) - max_tokens, max_tokens // 4
+    if cut <= 0:
+        return document
+
+    def place(before: int) -> int:
+        return min(before, head) if before < head + cut else before - cut
+
+    spans = tuple((place(start), place(end)) for start, end in document.spans if place(start) < place(end))
+    return Document(document.ids[:head] + document.ids[head + cut :], spans) if spans else document
 
 
 def _choose_for_sequences(model: Any, documents: list[Document]) -> Engine:

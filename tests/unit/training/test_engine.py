@@ -31,7 +31,7 @@ from danlu.adapters.lora import add_adapter
 from danlu.data.store import Store
 from danlu.data.template import Document
 from danlu.kernels import chosen_loss, low_rank, packed_attention
-from danlu.training.engine import choose_engine
+from danlu.training.engine import choose_engine, shortened
 from danlu.training.feed import to_batches
 from danlu.training.objectives import ChosenSft, Objective, sft
 
@@ -100,6 +100,21 @@ def test_the_kernel_is_taken_where_it_gives_the_plain_loss(config: Any, store: S
     assert (chosen.attention, chosen.shares_prefix) == ("packed", True)
     assert attention_of(model) == packed_attention.NAME
     assert loss_of(model, store, share=True) == pytest.approx(plain, rel=1e-5)
+
+
+@pytest.mark.parametrize("spans", [[(60, 70), (90, 100)], [(2, 4), (5, 95)], [(1, 12), (65, 79)], [(3, 7), (80, 81)]])
+def test_a_long_document_is_proven_without_its_middle(spans: list[tuple[int, int]]) -> None:
+    document = Document(tuple(range(100)), tuple(spans))
+    short = shortened(document, 30)
+    assert short.ids == (*range(7), *range(77, 100))
+    trained = {token for start, end in spans for token in range(start, end)} & set(short.ids)
+    assert [short.ids[place] for start, end in short.spans for place in range(start, end)] == sorted(trained)
+    assert shortened(short, 30) is short
+
+
+def test_a_document_that_is_trained_in_its_middle_alone_is_proven_whole() -> None:
+    document = Document(tuple(range(100)), ((20, 60),))
+    assert shortened(document, 30) is document
 
 
 def test_off_gives_back_the_attention_that_the_model_had(store: Store) -> None:
