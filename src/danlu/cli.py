@@ -258,20 +258,68 @@ def sweep(path: str, overrides: tuple[str, ...], resume: bool, as_json: bool) ->
     _finish(result, as_json, "" if as_json else table(result))
 
 
-@cli.command()
+@cli.command(epilog="OVERRIDES are words such as evaluation.max_rows=50; they win over the run's recipe.")
 @click.argument("run")
+@click.argument("overrides", nargs=-1)
+@click.option("--out", help="Report folder; default RUN/report, or the next that is free.")
 @_json_option
-def evaluate(run: str, as_json: bool) -> None:
-    """Judge a run against its base on the held-out rows."""
-    from danlu.evaluation.report import metric_table
+def evaluate(run: str, overrides: tuple[str, ...], out: str | None, as_json: bool) -> None:
+    """Judge a run against its base, and against earlier runs, by the tasks and gates of its recipe."""
     from danlu.evaluation.run import run_evaluation
+    from danlu.evaluation.text import evaluation_text
 
-    result = run_evaluation(run)
-    lines = [
-        f"{row['title']}: {row['base']} → {row['tuned']}"
-        for row in metric_table(result["metrics"], result["loss_rows"])
-    ]
-    _finish(result, as_json, "\n".join([*lines, f"  report  {result['report_folder']}/index.html"]))
+    result = run_evaluation(run, out=out, overrides=overrides)
+    _finish(result, as_json, "" if as_json else evaluation_text(result))
+
+
+@cli.command()
+@click.argument("runs", nargs=-1, required=True)
+@click.option("--out", help="Folder to write; default `comparison` beside the first run, or the next that is free.")
+@_json_option
+def compare(runs: tuple[str, ...], out: str | None, as_json: bool) -> None:
+    """Put runs that were evaluated on the same rows side by side, each against the first."""
+    from danlu.evaluation.compare import run_compare
+    from danlu.evaluation.text import compare_text
+
+    result = run_compare(runs, out)
+    _finish(result, as_json, "" if as_json else compare_text(result))
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--in", "rows", required=True, metavar="FILE", help="Rows to answer, in any form that data.train takes.")
+@click.option("--out", required=True, metavar="FILE", help="JSON lines to write: each row with its `answer`.")
+@click.option("--base", is_flag=True, help="Answer with a run's base.")
+@click.option("--engine", default="transformers", show_default=True, help="What generates.")
+@click.option("--max-new-tokens", default=256, show_default=True, type=click.IntRange(1), help="Longest answer.")
+@click.option("--temperature", default=0.0, show_default=True, type=click.FloatRange(0.0), help="0 is greedy.")
+@click.option("--top-p", default=1.0, show_default=True, type=click.FloatRange(0.0, 1.0, min_open=True))
+@click.option("--top-k", default=0, show_default=True, type=click.IntRange(0), help="0: of all tokens.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(0), help="Of the sampling.")
+@click.option("--batch-size", default=16, show_default=True, type=click.IntRange(1), help="Rows answered at once.")
+@_json_option
+def generate(
+    model: str,
+    rows: str,
+    out: str,
+    base: bool,
+    engine: str,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+    top_k: int,
+    seed: int,
+    batch_size: int,
+    as_json: bool,
+) -> None:
+    """Answer the rows of a file by a run or a model; one that was cut off goes on where it stopped."""
+    from danlu.engines.interface import Sampling
+    from danlu.serving.batch import run_generate
+
+    sampling = Sampling(max_new_tokens, temperature, top_p, seed, top_k)
+    result = run_generate(model, rows, out, sampling, batch_size, engine, base)
+    text = f"{result['answered']} rows answered, {result['kept']} kept from before: {result['out']}"
+    _finish(result, as_json, text)
 
 
 @cli.command()

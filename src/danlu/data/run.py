@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from danlu import __version__
-from danlu.data.augmentation import endpoint_translator
 from danlu.data.augmentation.back_translation import Answer
 from danlu.data.balance import balance_rows, mix_rows
+from danlu.data.endpoint import endpoint_answer
 from danlu.data.inputs import Inputs, require_files
 from danlu.data.ledger import Ledger
 from danlu.data.making import TranslationMaker, WordMaker
@@ -340,7 +340,7 @@ class _Preparing:
         if section.endpoint is None:
             return self._local_answers(section.model)
         key = os.environ.get(section.api_key_variable, "")
-        return endpoint_translator(section.endpoint, section.model, key)
+        return endpoint_answer(section.endpoint, section.model, key)
 
     def _close(self, aside: Path, folder: Path, about: dict[str, Any], splits: dict[str, dict[str, int]]) -> None:
         tokens = {

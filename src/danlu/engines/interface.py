@@ -21,12 +21,14 @@ class Sampling:
         temperature: 0 takes the likeliest token each time (greedy).
         top_p: smallest set of tokens with this probability, where temperature > 0.
         seed: of the choices, where temperature > 0.
+        top_k: so many of the likeliest tokens, where temperature > 0; 0: all.
     """
 
     max_new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    top_k: int = 0
 
 
 @dataclass(frozen=True)

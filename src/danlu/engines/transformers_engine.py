@@ -173,7 +173,7 @@ class TransformersEngine:
     def _config(self, sampling: Sampling) -> Any:
         from transformers import GenerationConfig
 
-        sampled = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        sampled = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
         return GenerationConfig(
             max_new_tokens=sampling.max_new_tokens,
             min_new_tokens=0,

@@ -9,7 +9,6 @@ from danlu.pages.charts import line_chart
 from danlu.pages.page import write_page
 
 HELD_OUT = "held out"
-_SHORT = {"rouge_l": "ROUGE-L", "compliance": "keeping the house rules", "finished": "ending its answers"}
 _TITLES = {
     "loss": "Loss per answer token (lower is better)",
     "rouge_l": "ROUGE-L",
@@ -31,40 +30,59 @@ def write_report(path: Path, content: dict[str, Any]) -> None:
         "report.html.j2",
         {
             **content,
-            "table": metric_table(content["metrics"], content["loss_rows"]),
+            "table": metric_table(content["metrics"], content["loss_rows"], content["comparison"]),
             "charts": curve_charts(content["curve"]),
             "held_out": HELD_OUT,
-            "verdict": verdict(content["metrics"]),
         },
     )
 
 
-def metric_table(metrics: dict[str, dict[str, float]], loss_rows: int | None = None) -> list[dict[str, str]]:
-    """Rows of title, base, tuned and difference, as text; `loss_rows` if the loss was taken on fewer rows."""
+def metric_table(
+    metrics: dict[str, dict[str, float]], loss_rows: int | None = None, compared: dict[str, Any] | None = None
+) -> list[dict[str, str]]:
+    """Rows of title, base, tuned and difference, as text.
+
+    Args:
+        metrics: `base` and `tuned`, by name.
+        loss_rows: on how many rows the loss was taken, if on fewer than all.
+        compared: comparisons by metric, which know what kind each is; then each row has its `interval` and `verdict`.
+    """
     rows = []
     for name, base in metrics["base"].items():
         tuned = metrics["tuned"][name]
-        style = ".3f" if name == "loss" else ".1%"
-        title = _TITLES.get(name, f"{name.replace('_', ' ').capitalize()} equal to the reference's")
+        one = (compared or {}).get(name, {})
+        style = one.get("style", "nats" if name == "loss" else "share")
+        title = _TITLES.get(name, _title(name, one.get("task", "field")))
         if name == "loss" and loss_rows:
             title = f"Loss per answer token, {loss_rows} questions (lower is better)"
-        change = f"{tuned - base:+.3f}" if name == "loss" else f"{100 * (tuned - base):+.1f} points"
+        interval = one.get("interval")
         rows.append(
-            {"name": name, "title": title, "base": format(base, style), "tuned": format(tuned, style), "change": change}
+            {
+                "name": name,
+                "title": title,
+                "base": _shown(base, style),
+                "tuned": _shown(tuned, style),
+                "change": _changed(tuned - base, style),
+                "interval": f"{_changed(interval[0], style)} to {_changed(interval[1], style)}" if interval else "",
+                "verdict": one.get("verdict", ""),
+            }
         )
     return rows
 
 
-def verdict(metrics: dict[str, dict[str, float]]) -> str:
-    """What changed from base to tuned, in one sentence and without adjectives."""
-    better: list[str] = []
-    worse: list[str] = []
-    for name, base in metrics["base"].items():
-        gain = metrics["tuned"][name] - base
-        if gain:
-            (better if (gain < 0) == (name == "loss") else worse).append(_SHORT.get(name, name.replace("_", " ")))
-    parts = [f"better in {', '.join(better)}"] * bool(better) + [f"worse in {', '.join(worse)}"] * bool(worse)
-    return f"The tuned model is {' and '.join(parts) or 'no different from its base'} on the held-out questions."
+def _title(name: str, task: str) -> str:
+    plain = name.replace("_", " ").replace(".", ": ")
+    return plain[:1].upper() + plain[1:] + " equal to the reference's" * (task == "field")
+
+
+def _shown(value: float, style: str) -> str:
+    return f"{value:.1%}" if style == "share" else f"{value:.3f}" if style == "nats" else f"{value:.1f}"
+
+
+def _changed(difference: float, style: str) -> str:
+    if style == "share":
+        return f"{100 * difference:+.1f} points"
+    return f"{difference:+.3f}" if style == "nats" else f"{difference:+.1f}"
 
 
 def curve_charts(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:

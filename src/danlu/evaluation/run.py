@@ -2,139 +2,201 @@
 
 from __future__ import annotations
 
-import math
+import hashlib
+import json
 import shutil
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from danlu.data.records import Messages
-from danlu.data.template import label
-from danlu.engines.interface import Answer, Sampling
-from danlu.engines.transformers_engine import TransformersEngine
-from danlu.errors import Fault, FolderError
+from danlu.data.plan import leak_rule
+from danlu.data.questions import Question
+from danlu.errors import Fault, FolderError, GateError, InputError, RecipeError, Stopped
+from danlu.evaluation.asking import ask_all
+from danlu.evaluation.comparison import Resampling, verdict_sentence
+from danlu.evaluation.content import (
+    compare_with_base,
+    compare_with_earlier,
+    examples_content,
+    figures,
+    metrics_of,
+    score_endings,
+    sets_of,
+    tasks_content,
+)
+from danlu.evaluation.gates import check_gates, gate_faults
+from danlu.evaluation.journal import JOURNAL, Journal
+from danlu.evaluation.overlap import require_no_overlap
+from danlu.evaluation.parts import HELD_OUT, Part, make_parts
 from danlu.evaluation.report import write_report
-from danlu.evaluation.tasks import TaskResult, run_task
-from danlu.recipe.evaluation_schema import EvaluationSection, LossTask
-from danlu.runs import create_folder, next_free_folder, write_json, write_manifest
+from danlu.evaluation.reports import ANSWERS, REPORT, EarlierReport, read_report, write_answers
+from danlu.evaluation.trained_rows import held_questions, trained_rows
+from danlu.recipe.evaluation_schema import EvaluationSection
+from danlu.recipe.load import LoadedRecipe, load_recipe
+from danlu.runs import MANIFEST, RESOLVED, create_folder, next_free_folder, write_json, write_manifest
 from danlu.tracking.metrics import read_metrics
-from danlu.tracking.progress import progress
-from danlu.training.engine import choose_engine
-from danlu.training.feed import to_batches
-from danlu.training.loop import mean_loss
+from danlu.tracking.progress import say
 from danlu.training.trained import TrainedRun, open_run
 
-MODELS = ("base", "tuned")
 _DRAWN = ("step", "loss", "evaluation_loss", "learning_rate", "gradient_norm")
-_LOSS_TOKENS = 1024
+_OWN = "evaluation."
 
 
-def run_evaluation(run_folder: str | Path, quiet: bool = False) -> dict[str, Any]:
-    """Puts the held-out questions to the base and to the tuned model, and writes a report.
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be done, read and checked before any weight is loaded."""
+
+    run: TrainedRun
+    settings: EvaluationSection
+    parts: list[Part]
+    earlier: list[EarlierReport]
+    notes: list[str]
+    fingerprint: str
+
+
+def run_evaluation(
+    run_folder: str | Path, quiet: bool = False, out: str | Path | None = None, overrides: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Puts the tasks' questions to the base and to the tuned model, and writes a report.
+
+    Args:
+        run_folder: written by `danlu train`.
+        quiet: no progress on stderr.
+        out: the report folder; None: `report` in the run folder, or the next that is free.
+        overrides: `evaluation.key=value` words, in place of what the run's recipe says.
 
     Returns:
-        `report_folder`, `metrics` {`base`, `tuned`}, `gate`, `rows`, `seconds`,
-        `examples` (the worst, the middle one, the best).
+        `report_folder`, `metrics` {`base`, `tuned`}, `gate`, `comparison`, `against`, `verdict`, `rows`, `loss_rows`,
+        `notes`, `seconds`, `examples` (the worst, the middle one, the best).
 
     Raises:
-        FolderError: the run is not complete, or it held no rows out.
+        InputError: the run, the recipe or a file of rows is not what is needed; nothing was written.
+        GateError: one of evaluation.gates says no; the report is written.
+        WorkError: the judge can't be reached; what was done is kept, and gone on from.
+        Stopped: Ctrl-C; likewise.
     """
     started = time.perf_counter()
+    asked = _prepare(run_folder, overrides)
+    if not quiet:
+        for note in asked.notes:
+            say(note)
+    folder = _report_folder(asked, out)
+    journal = Journal(folder / JOURNAL, asked.fingerprint)
+    try:
+        engine = asked.run.engine(asked.run.dtype)
+        engine.batch_size = asked.settings.batch_size
+        ask_all(engine, asked.parts, asked.settings.max_new_tokens, journal, quiet)
+        content = _content(asked)
+        content["seconds"] = round(time.perf_counter() - started, 3)
+        write_answers(folder / ANSWERS, sets_of(asked.parts))
+        write_json(folder / REPORT, content)
+        write_report(folder / "index.html", content)
+        journal.remove()
+        about = {"run_folder": str(asked.run.folder), "metrics": content["metrics"], "gate": content["gate"]}
+        write_manifest(folder, "report", about)
+    except BaseException as error:
+        journal.close()
+        _leave(folder, error, len(journal), run_folder)
+        raise
+    return _result(folder, content)
+
+
+def _prepare(run_folder: str | Path, overrides: Sequence[str]) -> _Asked:
     run = open_run(run_folder)
-    settings = run.recipe.evaluation or EvaluationSection()
-    rows = run.evaluation_rows()[: settings.max_rows]
-    if not rows:
+    loaded = _with_overrides(run, overrides)
+    run = replace(run, recipe=loaded.recipe)
+    settings = loaded.recipe.evaluation or EvaluationSection()
+    held = held_questions(run)[: settings.max_rows]
+    if not held and any(task.file is None for task in settings.tasks):
         raise FolderError(
             Fault(
                 "this run held no rows out, so there is nothing to judge it on",
                 str(run.folder),
-                hint="set data.evaluation, for example {share: 0.1}, and train again",
+                hint="set data.evaluation, for example {share: 0.1}, and train again; or name a file in each task",
             )
         )
-    folder = create_folder(next_free_folder(run.folder / "report"), "report folder", "--out")
-    try:
-        answers, results = _judge(run, settings, rows, quiet)
-        content = _content(run, rows, answers, results)
-        content["seconds"] = round(time.perf_counter() - started, 3)
-        write_json(folder / "report.json", content)
-        write_report(folder / "index.html", content)
-        write_manifest(folder, "report", {"run_folder": str(run.folder), "metrics": content["metrics"]})
-    except BaseException:
+    parts = make_parts(settings.tasks, held, loaded.find, settings.max_new_tokens)
+    foreign = [row.question for one in sets_of(parts) for row in one.rows if one.name != HELD_OUT]
+    notes = _check_overlap(run, loaded, foreign)
+    earlier = [read_report(name) for name in settings.compare_with]
+    asked = settings.model_dump(mode="json", exclude={"gates", "compare_with", "confidence", "resamples", "seed"})
+    keys = [row.key for part in parts for row in part.rows]
+    text = json.dumps([asked, keys, run.about.get("files", {})], sort_keys=True)
+    return _Asked(run, settings, parts, earlier, notes, hashlib.sha256(text.encode()).hexdigest())
+
+
+def _with_overrides(run: TrainedRun, overrides: Sequence[str]) -> LoadedRecipe:
+    other = [word for word in overrides if not word.startswith(_OWN)]
+    if other:
+        what = f"`{other[0]}` can't be set: the run is trained, only its evaluation can be asked anew"
+        raise RecipeError(Fault(what, "command line", f"{_OWN}KEY=VALUE", f"as in {_OWN}max_new_tokens=64"))
+    return load_recipe(run.folder / RESOLVED, overrides)
+
+
+def _check_overlap(run: TrainedRun, loaded: LoadedRecipe, questions: list[Question]) -> list[str]:
+    """Requires that files of questions hold nothing that was trained on; what could not be looked at, in words."""
+    if not questions:
+        return []
+    known, notes = trained_rows(run, loaded)
+    require_no_overlap(questions, known, *leak_rule(run.recipe.data))
+    return notes
+
+
+def _report_folder(asked: _Asked, out: str | Path | None) -> Path:
+    """The folder of an evaluation of the same that was stopped; else a new one."""
+    own = asked.run.folder / "report"
+    candidates = [Path(out)] if out else sorted(own.parent.glob("report*"))
+    for folder in candidates:
+        if not (folder / MANIFEST).exists() and Journal.is_about(folder / JOURNAL, asked.fingerprint):
+            return folder
+    return create_folder(Path(out) if out else next_free_folder(own), "report folder", "--out")
+
+
+def _leave(folder: Path, error: BaseException, answers: int, run_folder: str | Path) -> None:
+    """Keeps answers that can be gone on from, and removes the rest.
+
+    Raises:
+        Stopped: the user stopped it; says how to go on.
+    """
+    if not answers or isinstance(error, InputError):
         shutil.rmtree(folder, ignore_errors=True)
-        raise
-    by_score = content["examples"]
-    spread = [by_score[place * (len(by_score) - 1) // 2] for place in range(min(3, len(by_score)))]
-    return {
-        "report_folder": str(folder),
-        "metrics": content["metrics"],
-        "gate": None,
-        "rows": len(rows),
-        "loss_rows": content["loss_rows"],
-        "seconds": content["seconds"],
-        "examples": spread,
-    }
+        return
+    for name in (ANSWERS, REPORT, "index.html"):
+        (folder / name).unlink(missing_ok=True)
+    if isinstance(error, KeyboardInterrupt):
+        hint = f"go on: danlu evaluate {run_folder} (with the same words)"
+        raise Stopped(Fault(f"stopped; {answers} answers are kept", str(folder), hint=hint)) from error
 
 
-def _judge(
-    run: TrainedRun, settings: EvaluationSection, rows: list[Messages], quiet: bool
-) -> tuple[dict[str, list[Answer]], dict[str, list[TaskResult]]]:
-    """Answers and metrics of both models."""
-    engine = run.engine(run.dtype)
-    engine.batch_size = settings.batch_size
-    questions = [messages[:-1] for messages in rows]
-    references = [messages[-1]["content"] for messages in rows]
-    task = next((task for task in settings.tasks if isinstance(task, LossTask)), None)
-    losses = _losses(engine, rows, task.max_rows) if task else dict.fromkeys(MODELS, math.nan)
-    answers, results = {}, {}
-    for model in MODELS:
-        tuned = model == "tuned"
-        with progress(f"answers of the {model} model", len(rows), quiet) as bar:
-            answers[model] = engine.generate(questions, Sampling(settings.max_new_tokens), tuned, bar.update)
-        results[model] = [run_task(task, answers[model], references, losses[model]) for task in settings.tasks]
-    return answers, results
-
-
-def _losses(engine: TransformersEngine, rows: list[Messages], max_rows: int | None) -> dict[str, float]:
-    """Mean cross-entropy per answer token of both models, packed as in training."""
-    count = min(len(rows), max_rows or len(rows))
-    picked = [rows[place * len(rows) // count] for place in range(count)]
-    documents = [document for messages in picked for document in label(engine.tokenizer, messages)]
-    losses = {}
-    for name in MODELS:
-        with engine.chosen(name == "tuned") as model:
-            chosen = choose_engine(model, documents)
-            try:
-                most, device = _LOSS_TOKENS if chosen.packs else 1, model.device
-                batches = to_batches(documents, most, chosen.shares_prefix, device, padded=chosen.padded)
-                losses[name] = mean_loss(model, chosen.objective, batches)
-            finally:
-                chosen.off()
-    return losses
-
-
-def _content(
-    run: TrainedRun,
-    rows: list[Messages],
-    answers: dict[str, list[Answer]],
-    results: dict[str, list[TaskResult]],
-) -> dict[str, Any]:
-    """Everything that the report shows, as plain values; examples where the tuned model is worst come first."""
-    examples = []
-    for index, messages in enumerate(rows):
-        example: dict[str, Any] = {"messages": messages[:-1], "reference": messages[-1]["content"]}
-        for model in MODELS:
-            answer = answers[model][index]
-            scores = {result.name: result.scores[index] for result in results[model] if result.scores}
-            example[model] = {"text": answer.text, "finish": answer.finish, "scores": scores}
-        examples.append(example)
-    examples.sort(key=lambda example: sum(example["tuned"]["scores"].values()))
+def _content(asked: _Asked) -> dict[str, Any]:
+    """Everything that the report shows, as plain values."""
+    run, settings, parts = asked.run, asked.settings, asked.parts
+    score_endings(parts)
+    resampling = Resampling(settings.confidence, settings.resamples, settings.seed)
+    measured = metrics_of(parts, settings.max_new_tokens)
+    compared = compare_with_base(parts, measured, resampling)
+    against = [compare_with_earlier(one, measured, str(run.folder), resampling) for one in asked.earlier]
+    tasks = tasks_content(parts)
+    rules = next((one["details"] for one in tasks if one["details"] and "rules" in one["details"]["base"]), None)
+    examples = examples_content(parts)
+    rows = max(len(examples), max(len(part.rows) for part in parts))
+    by_name = {"base": compared} | {one["name"]: one["comparison"] for one in against}
     return {
         "run_folder": str(run.folder),
         "model": run.recipe.model.name,
-        "rows": len(rows),
-        "loss_rows": _loss_rows(run.recipe.evaluation, len(rows)),
-        "metrics": {model: _metrics(results[model], answers[model]) for model in MODELS},
-        "rules": {model: next((r.parts for r in results[model] if r.parts), None) for model in MODELS},
+        "rows": rows,
+        "loss_rows": compared["loss"]["rows"] if "loss" in compared and compared["loss"]["rows"] < rows else None,
+        "metrics": figures(compared),
+        "comparison": compared,
+        "verdict": verdict_sentence(compared),
+        "against": against,
+        "gate": check_gates(settings.gates, by_name),
+        "tasks": tasks,
+        "rules": {model: rules[model]["rules"] if rules else None for model in ("base", "tuned")},
+        "confidence": settings.confidence,
+        "notes": asked.notes,
         "training": run.about.get("result", {}),
         "curve": [{key: line.get(key) for key in _DRAWN} for line in read_metrics(run.folder)],
         "recipe": run.recipe.model_dump(mode="json"),
@@ -142,14 +204,17 @@ def _content(
     }
 
 
-def _metrics(results: list[TaskResult], answers: list[Answer]) -> dict[str, float]:
-    values = {result.name: result.value for result in results}
-    values["finished"] = sum(answer.finish == "stop" for answer in answers) / len(answers)
-    return values
+def _result(folder: Path, content: dict[str, Any]) -> dict[str, Any]:
+    """What the command gives.
 
-
-def _loss_rows(settings: EvaluationSection | None, rows: int) -> int | None:
-    """On how many rows the loss was taken, if on fewer than all."""
-    tasks = settings.tasks if settings else ()
-    most = next((task.max_rows for task in tasks if isinstance(task, LossTask)), None)
-    return most if most and most < rows else None
+    Raises:
+        GateError: a gate says no.
+    """
+    by_score = content["examples"]
+    spread = [by_score[place * (len(by_score) - 1) // 2] for place in range(min(3, len(by_score)))]
+    told = ("metrics", "gate", "comparison", "against", "verdict", "rows", "loss_rows", "notes", "seconds")
+    result = {"report_folder": str(folder), **{key: content[key] for key in told}, "examples": spread}
+    gate = content["gate"]
+    if gate and not gate["passed"]:
+        raise GateError(*gate_faults(gate, str(folder / "index.html")), result=result)
+    return result

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
-from danlu.engines.interface import Answer
-from danlu.evaluation.tasks import run_task
+from danlu.data.questions import question_of
+from danlu.evaluation.metrics import Given
+from danlu.evaluation.tasks import measure_answers
 from danlu.recipe import LoadedRecipe
-from danlu.recipe.evaluation_schema import LossTask
 from danlu.training.probes import read_probes
 from danlu.training.trained import open_run
 
@@ -27,20 +26,16 @@ def trial_answers(own: LoadedRecipe) -> dict[str, Any]:
     for probe in probes.probes:
         expected = next(iter(probe.expected.values()))  # the first is in the run's own dtype
         answers.append((probe.messages, references.get(_key(probe.messages), ""), expected))
-    texts = [
-        Answer(tuple(expected.answer_ids), expected.text, "stop" if _ended(expected, probes) else "length")
+    given = [
+        Given(expected.text, "stop" if _ended(expected, probes) else "length", len(expected.answer_ids))
         for *_, expected in answers
     ]
-    tasks = [
-        task
-        for task in (run.recipe.evaluation.tasks if run.recipe.evaluation else ())
-        if not isinstance(task, LossTask)
-    ]
-    right = [reference for _, reference, _ in answers]
-    results = [run_task(task, texts, right, math.nan) for task in tasks] if answers else []
+    answer = "completion" if answers and answers[0][0][0]["role"] == "prompt" else "assistant"
+    questions = [question_of([*messages, {"role": answer, "content": right}]) for messages, right, _ in answers]
+    tasks = run.recipe.evaluation.tasks if run.recipe.evaluation else ()
     return {
         "answers": [{"messages": m, "reference": r, "text": expected.text} for m, r, expected in answers],
-        "metrics": {result.name: result.value for result in results},
+        "metrics": measure_answers(tasks, questions, given),
     }
 
 

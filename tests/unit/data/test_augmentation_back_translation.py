@@ -6,8 +6,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from danlu.data.augmentation import BackTranslator, endpoint_translator
+from danlu.data.augmentation import BackTranslator
 from danlu.data.augmentation.back_translation import is_usable, language_of, translation_prompt
+from danlu.data.endpoint import endpoint_answer
 from danlu.data.records import Record
 from danlu.errors import DataError
 
@@ -69,7 +70,7 @@ def serve():
 
 def ask(endpoint, prompts=("hello",), key=KEY, **options):
     options = {"timeout_seconds": 5.0, "num_tries": 3, "first_wait_seconds": 0.01} | options
-    return endpoint_translator(endpoint.url + "/v1", "small", key, **options)(list(prompts))
+    return endpoint_answer(endpoint.url + "/v1", "small", key, **options)(list(prompts))
 
 
 def test_prompts_go_to_chat_completions_and_answers_keep_their_order(serve):
@@ -104,7 +105,7 @@ def test_no_key_sends_no_header(serve):
 )
 def test_base_urls_of_all_forms_lead_to_the_completions(serve, base, path):
     endpoint = serve(lambda *_: reply("yes"))
-    assert endpoint_translator(endpoint.url + base, "small")(["hello"]) == ["yes"]
+    assert endpoint_answer(endpoint.url + base, "small")(["hello"]) == ["yes"]
     assert endpoint.requests[0][0] == path
 
 
@@ -217,18 +218,18 @@ def test_redirect_is_not_followed_with_the_key(serve):
 )
 def test_what_is_not_a_base_url_is_refused(endpoint):
     with pytest.raises(DataError, match="not a base URL") as caught:
-        endpoint_translator(endpoint, "small", KEY)
+        endpoint_answer(endpoint, "small", KEY)
     assert "pw" not in str(caught.value)
 
 
 def test_key_that_can_not_be_sent_is_refused_without_showing_it():
     with pytest.raises(DataError, match="can't be sent") as caught:
-        endpoint_translator("http://127.0.0.1", "small", "sk-密钥\nx")
+        endpoint_answer("http://127.0.0.1", "small", "sk-密钥\nx")
     assert "密钥" not in str(caught.value)
 
 
 def test_translator_can_be_sent_to_workers_and_hides_its_key():
-    translator = endpoint_translator("http://127.0.0.1:1", "small", KEY)
+    translator = endpoint_answer("http://127.0.0.1:1", "small", KEY)
     assert pickle.loads(pickle.dumps(translator)) == translator
     assert KEY not in repr(translator)
 
@@ -345,6 +346,6 @@ def test_language_is_told_by_its_script(text, language):
 
 def test_endpoint_and_translator_work_together(serve):
     endpoint = serve(lambda prompt, _: reply(PAIRS[prompt.rpartition("\n-----\n")[2]]))
-    translator = BackTranslator(endpoint_translator(endpoint.url, "small", KEY), "English")
+    translator = BackTranslator(endpoint_answer(endpoint.url, "small", KEY), "English")
     (new,) = translator.augment([record("怎么退 3 张票？")])
     assert new.texts("user") == ["如何退掉 3 张票？"]

@@ -16,10 +16,9 @@ from random import Random
 
 from danlu.data.augmentation import delete, insert, swap, synonym
 from danlu.data.augmentation.back_translation import BackTranslator
-from danlu.data.augmentation.endpoint import endpoint_translator
 from danlu.data.records import Record
 
-__all__ = ["AUGMENTERS", "WORD_AUGMENTERS", "BackTranslator", "WordAugmenter", "endpoint_translator"]
+__all__ = ["AUGMENTERS", "WORD_AUGMENTERS", "BackTranslator", "WordAugmenter"]
 
 WordAugmenter = Callable[[Record, float, Random], Record | None]
 

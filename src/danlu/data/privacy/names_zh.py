@@ -89,7 +89,7 @@ class _Dictionary(NamedTuple):
 @lru_cache(maxsize=1)
 def _dictionary() -> _Dictionary:
     try:
-        import jieba  # type: ignore[import-untyped]
+        import jieba
     except ImportError as error:
         raise DataError(
             Fault(

@@ -31,7 +31,9 @@ def rules(look: Look) -> Iterator[Finding]:
     answers = [row[-1]["content"] for row in rows]
     for place, task in enumerate(section.tasks):
         checked = task.rules if isinstance(task, ComplianceTask) else [task] if isinstance(task, FieldTask) else []
-        for rule in checked:
+        for rule in checked if task.file is None else ():
+            if rule.pattern is None:
+                continue
             kept = sum(
                 bool(re.search(rule.pattern, answer, re.MULTILINE)) != getattr(rule, "forbidden", False)
                 for answer in answers

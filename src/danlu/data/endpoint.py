@@ -38,6 +38,8 @@ class EndpointAnswer:
         num_tries: requests for one prompt, at most.
         first_wait_seconds: before the second try; doubles with each, and a server's Retry-After counts if longer.
         num_parallel: requests at one time.
+        what: it is asked for, in messages.
+        section: of the recipe, with its dot, that names it, in messages.
     """
 
     url: str
@@ -47,6 +49,8 @@ class EndpointAnswer:
     num_tries: int = 5
     first_wait_seconds: float = 1.0
     num_parallel: int = 4
+    what: str = "translation"
+    section: str = "augmentation."
 
     def __call__(self, prompts: list[str]) -> list[str]:
         """One answer for each prompt; empty where the model gave none, or was cut off at its longest.
@@ -65,7 +69,7 @@ class EndpointAnswer:
         wait_seconds = self.first_wait_seconds
         for number in range(1, self.num_tries + 1):
             try:
-                return _completion(self._send(json.dumps(body).encode()), self.url)
+                return self._completion(self._send(json.dumps(body).encode()))
             except urllib.error.HTTPError as error:
                 with error:
                     if error.code not in _PASSING_STATUS or number == self.num_tries:
@@ -90,54 +94,79 @@ class EndpointAnswer:
         return data
 
     def _refused(self, error: urllib.error.HTTPError, number: int) -> DataError:
-        what = f"the translation endpoint answered with status {error.code}"
+        what = f"the {self.what} endpoint answered with status {error.code}"
         if error.code in (401, 403):
-            hint = "check the key in the environment variable that augmentation.api_key_variable names"
+            hint = f"check the key in the environment variable that {self.section}api_key_variable names"
         elif error.code in _PASSING_STATUS:
             what += f", {number} times"
             hint = "try again later, or choose another endpoint"
         else:
             said = self._without_key(_error_text(error))
             what += f": {said}" if said else ""
-            hint = "check augmentation.endpoint and augmentation.model"
+            hint = f"check {self.section}endpoint and {self.section}model"
         return DataError(Fault(what, self.url, "", hint))
 
     def _unreachable(self, error: Exception, number: int) -> DataError:
         reason = getattr(error, "reason", None) or error
         text = self._without_key(str(reason) or type(reason).__name__)
-        what = f"the translation endpoint could not be reached, {number} times: {text}"
-        return DataError(Fault(what, self.url, "", "check augmentation.endpoint, and that the server runs"))
+        what = f"the {self.what} endpoint could not be reached, {number} times: {text}"
+        return DataError(Fault(what, self.url, "", f"check {self.section}endpoint, and that the server runs"))
+
+    def _completion(self, data: bytes) -> str:
+        """The answer's text; empty where there is none or it was cut off."""
+        try:
+            if len(data) > _MOST_BYTES:
+                raise ValueError("longer than 8 MiB")
+            choice = json.loads(data)["choices"][0]
+            text = choice["message"]["content"]
+            if text is not None and not isinstance(text, str):
+                raise TypeError("content is not text")
+        except (ValueError, LookupError, TypeError, RecursionError) as error:
+            raise DataError(
+                Fault(
+                    f"the {self.what} endpoint's answer is not a chat completion",
+                    self.url,
+                    "JSON with choices[0].message.content",
+                    f"check that {self.section}endpoint is the base URL of an OpenAI-compatible server",
+                )
+            ) from error
+        return "" if text is None or choice.get("finish_reason") == "length" else text
 
     def _without_key(self, text: str) -> str:
         return text.replace(self.api_key, "***") if self.api_key else text
 
 
-def endpoint_translator(
-    endpoint: str, model: str, api_key: str | None = None, *, timeout_seconds: float = 60.0, **options: Any
+def endpoint_answer(
+    endpoint: str,
+    model: str,
+    api_key: str | None = None,
+    *,
+    what: str = "translation",
+    section: str = "augmentation.",
+    **options: Any,
 ) -> EndpointAnswer:
-    """A callable for `BackTranslator` that asks an OpenAI-compatible server; it can be pickled.
+    """A callable that asks an OpenAI-compatible server; it can be pickled.
 
     Args:
         endpoint: base URL (`https://host`, `https://host/v1`), or the whole URL of the chat completions.
         model: its name there.
         api_key: None or empty for none.
-        timeout_seconds: longest silence of the server.
-        options: `num_tries`, `first_wait_seconds`, `num_parallel` of `EndpointAnswer`.
+        what: it is asked for, in messages.
+        section: of the recipe, with its dot, that names it, in messages.
+        options: `timeout_seconds`, `num_tries`, `first_wait_seconds`, `num_parallel` of `EndpointAnswer`.
 
     Raises:
         DataError: the URL isn't one of http or https, holds a user or password, or the key can't be sent.
     """
     key = (api_key or "").strip()
     if not key.isascii() or not key.isprintable():
-        raise DataError(
-            Fault(
-                "the endpoint's key holds a character that can't be sent", "data.augmentation", "ASCII without blanks"
-            )
-        )
-    return EndpointAnswer(_completions_url(endpoint), model, key, timeout_seconds, **options)
+        what_is = "the endpoint's key holds a character that can't be sent"
+        raise DataError(Fault(what_is, f"{section}api_key_variable", "ASCII without blanks"))
+    url = _completions_url(endpoint, what, section)
+    return EndpointAnswer(url, model, key, what=what, section=section, **options)
 
 
-def _completions_url(endpoint: str) -> str:
+def _completions_url(endpoint: str, what: str, section: str) -> str:
     try:
         parts = urllib.parse.urlsplit(endpoint.strip())
         is_web = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
@@ -146,8 +175,8 @@ def _completions_url(endpoint: str) -> str:
     if not is_web or parts.username or parts.password or not endpoint.strip().isascii() or " " in endpoint.strip():
         raise DataError(
             Fault(
-                "the translation endpoint is not a base URL",
-                "data.augmentation.endpoint",
+                f"the {what} endpoint is not a base URL",
+                f"{section}endpoint",
                 "http:// or https:// and a host, without user and password",
                 "as in https://api.example.com/v1; a key goes into an environment variable",
             )
@@ -156,27 +185,6 @@ def _completions_url(endpoint: str) -> str:
     if not path.endswith("/chat/completions"):
         path = (path or "/v1") + "/chat/completions"
     return urllib.parse.urlunsplit((parts.scheme, parts.netloc, path, parts.query, ""))
-
-
-def _completion(data: bytes, url: str) -> str:
-    """The answer's text; empty where there is none or it was cut off."""
-    try:
-        if len(data) > _MOST_BYTES:
-            raise ValueError("longer than 8 MiB")
-        choice = json.loads(data)["choices"][0]
-        text = choice["message"]["content"]
-        if text is not None and not isinstance(text, str):
-            raise TypeError("content is not text")
-    except (ValueError, LookupError, TypeError, RecursionError) as error:
-        raise DataError(
-            Fault(
-                "the translation endpoint's answer is not a chat completion",
-                url,
-                "JSON with choices[0].message.content",
-                "check that augmentation.endpoint is the base URL of an OpenAI-compatible server",
-            )
-        ) from error
-    return "" if text is None or choice.get("finish_reason") == "length" else text
 
 
 def _retry_after_seconds(error: urllib.error.HTTPError) -> float:

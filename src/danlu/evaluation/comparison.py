@@ -1,0 +1,116 @@
+"""One metric of two models on the same rows: difference, interval, wins, test, and what may be said of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from danlu.evaluation.combining import COMBINE, as_table, figure, row_scores
+from danlu.evaluation.metrics import Metric, Statistics
+from danlu.evaluation.statistics import holm, mcnemar, outcomes, paired_bootstrap
+
+FEW_ROWS = 30
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How the bootstrap is done.
+
+    Attributes:
+        confidence: of the intervals.
+        resamples: how often rows are drawn.
+        seed: of the draws.
+    """
+
+    confidence: float = 0.95
+    resamples: int = 2000
+    seed: int = 0
+
+
+def compare_metric(
+    metric: Metric, first: Sequence[Statistics], second: Sequence[Statistics], resampling: Resampling
+) -> dict[str, Any]:
+    """A metric of the first and of the second model, as plain values.
+
+    Args:
+        metric: what is compared.
+        first: statistics of N rows.
+        second: of the same rows.
+        resampling: how the bootstrap is done.
+
+    Returns:
+        `first`, `second`, `difference`, `interval` (low and high, or None), `p` (or None), `test`, `wins`, `ties`,
+        `losses` of the second, `rows`, `kind`, `better`, `style`.
+    """
+    rows = [list(first), list(second)]
+    values = [figure(metric.kind, one) for one in rows]
+    singles = [row_scores(metric.kind, one) for one in rows]
+    made: dict[str, Any] = {
+        "first": values[0],
+        "second": values[1],
+        "difference": values[1] - values[0],
+        "interval": None,
+        "p": None,
+        "test": None,
+        **outcomes(singles[0], singles[1], metric.better),
+        "rows": len(first),
+        "kind": metric.kind,
+        "better": metric.better,
+        "style": metric.style,
+    }
+    if metric.kind == "distinct" or len(first) < 2:
+        return made
+    tables = [as_table(metric.kind, one) for one in rows]
+    found = paired_bootstrap(
+        tables[0], tables[1], COMBINE[metric.kind], resampling.confidence, resampling.resamples, resampling.seed
+    )
+    made |= {"interval": [found.low, found.high], "p": found.p, "test": "paired bootstrap"}
+    if metric.kind == "mean" and np.isin(tables, (0.0, 1.0)).all():
+        higher = made["wins"] if metric.better != "lower" else made["losses"]
+        lower = made["losses"] if metric.better != "lower" else made["wins"]
+        made |= {"p": mcnemar(lower, higher), "test": "McNemar, exact"}
+    return made
+
+
+def with_verdicts(compared: dict[str, dict[str, Any]], confidence: float) -> dict[str, dict[str, Any]]:
+    """Each comparison with `p_corrected` (Holm, over all that are judged) and its `verdict`.
+
+    The verdict is "better", "worse", "no difference", "not judged", or, of what has no better side, "higher" or
+    "lower".
+    """
+    names = [name for name, one in compared.items() if one["p"] is not None]
+    corrected = dict(zip(names, holm([compared[name]["p"] for name in names]), strict=True))
+    return {
+        name: {**one, "p_corrected": corrected.get(name), "verdict": _verdict(one, corrected.get(name), confidence)}
+        for name, one in compared.items()
+    }
+
+
+def _verdict(one: dict[str, Any], p: float | None, confidence: float) -> str:
+    if p is None:
+        return "not judged"
+    if p > 1 - confidence or one["difference"] == 0.0:
+        return "no difference"
+    if one["better"] == "neither":
+        return "higher" if one["difference"] > 0 else "lower"
+    return "better" if (one["difference"] > 0) == (one["better"] == "higher") else "worse"
+
+
+def verdict_sentence(compared: dict[str, dict[str, Any]], first: str = "its base") -> str:
+    """What changed, in one sentence and without adjectives."""
+    said: dict[str, list[str]] = {}
+    for name, one in compared.items():
+        said.setdefault(one["verdict"], []).append(name.replace("_", " "))
+    parts = [f"{word} in {', '.join(said[word])}" for word in ("better", "worse") if word in said]
+    if not parts:
+        known = [*said.get("no difference", [])]
+        shown = f" (looked at: {', '.join(known)})" if known else ""
+        return f"No difference between the tuned model and {first} that is more than noise{shown}."
+    noise = said.get("no difference", [])
+    rest = f"; no difference beyond noise in {', '.join(noise)}" if noise else ""
+    few = min((one["rows"] for one in compared.values()), default=0)
+    caution = f" Only {few} rows: small differences can't be seen." if few < FEW_ROWS else ""
+    return f"The tuned model is {' and '.join(parts)} than {first}{rest}.{caution}"

@@ -1,0 +1,94 @@
+"""Whether a difference is more than noise: paired bootstrap, McNemar's exact test, Holm's correction."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from danlu.evaluation.combining import Floats
+
+_MOST_DRAWN = 4_000_000
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A difference with what the bootstrap says of it.
+
+    Attributes:
+        difference: second minus first.
+        low: lower end of the percentile interval.
+        high: upper end.
+        p: two-sided achieved level: the interval at level 1 - p touches 0.
+    """
+
+    difference: float
+    low: float
+    high: float
+    p: float
+
+
+def paired_bootstrap(
+    first: Floats,
+    second: Floats,
+    combine: Callable[[Floats], Floats],
+    confidence: float = 0.95,
+    resamples: int = 2000,
+    seed: int = 0,
+) -> Interval:
+    """The percentile interval of second - first (Efron and Tibshirani 1993, chapter 13), rows drawn in pairs.
+
+    Args:
+        first: statistics of N rows, `[N, S]`.
+        second: of the same rows, in the same order.
+        combine: sums `[B, S]` → figures `[B]`.
+        confidence: of the interval.
+        resamples: how often N rows are drawn.
+        seed: of the draws; equal to `scipy.stats.bootstrap` with `numpy.random.default_rng(seed)`.
+    """
+    number = len(first)
+    rng = np.random.default_rng(seed)
+    found: list[Floats] = []
+    step = max(1, _MOST_DRAWN // number)
+    for start in range(0, resamples, step):
+        drawn = rng.integers(0, number, (min(step, resamples - start), number))
+        counts = np.stack([np.bincount(row, minlength=number) for row in drawn]).astype(np.float64)
+        found.append(combine(counts @ second) - combine(counts @ first))
+    differences = np.concatenate(found)
+    difference = float(combine(second.sum(0, keepdims=True))[0] - combine(first.sum(0, keepdims=True))[0])
+    tail = (1 - confidence) / 2
+    low, high = (float(value) for value in np.percentile(differences, [100 * tail, 100 * (1 - tail)]))
+    at_most, at_least = np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0)
+    return Interval(difference, low, high, min(1.0, 2 * (min(at_most, at_least) + 1) / (resamples + 1)))
+
+
+def mcnemar(only_first: int, only_second: int) -> float:
+    """McNemar's exact test (1947), two-sided: how likely so uneven a split of the rows that differ is by chance.
+
+    Args:
+        only_first: rows that the first alone has right.
+        only_second: rows that the second alone has right.
+    """
+    differ = only_first + only_second
+    below = sum(math.comb(differ, k) for k in range(min(only_first, only_second) + 1))
+    return min(1.0, 2 * below / 2**differ) if differ else 1.0
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """P values corrected for how many there are (Holm, 1979), in the given order."""
+    order = sorted(range(len(values)), key=values.__getitem__)
+    corrected, largest = [1.0] * len(values), 0.0
+    for rank, place in enumerate(order):
+        largest = max(largest, min(1.0, (len(values) - rank) * values[place]))
+        corrected[place] = largest
+    return corrected
+
+
+def outcomes(first: Sequence[float], second: Sequence[float], better: str = "higher") -> dict[str, int]:
+    """In how many rows the second is better, equal, worse."""
+    sign = -1 if better == "lower" else 1
+    gains = sign * (np.asarray(second, np.float64) - np.asarray(first, np.float64))
+    wins, losses = int((gains > 0).sum()), int((gains < 0).sum())
+    return {"wins": wins, "ties": len(gains) - wins - losses, "losses": losses}

@@ -1,0 +1,97 @@
+"""What the model itself makes of given texts: loss and token accuracy of references, perplexity of running text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from danlu.data.questions import Convert, Question
+from danlu.data.records import RowFault
+from danlu.data.sources import Row
+from danlu.data.template import label
+from danlu.evaluation.metrics import Given, Metric
+from danlu.evaluation.tasks.interface import Asked, TaskBase
+from danlu.models.tokenizer import tokenize
+from danlu.recipe.tasks_schema import LossTask, PerplexityTask, TokenAccuracyTask
+from danlu.training.engine import choose_engine
+from danlu.training.feed import to_batches
+
+
+class ReferenceLoss(TaskBase):
+    """See `ModelTask`: cross-entropy of the references, computed as in training."""
+
+    def __init__(self, section: LossTask) -> None:
+        super().__init__(section, Metric("loss", "ratio", "lower", "nats"))
+
+    def ask(self, engine: Any, questions: Sequence[Question], tuned: bool) -> Iterator[Asked]:
+        """Sum of the losses, and number of answer tokens, of each row."""
+        rows = [label(engine.tokenizer, question.conversation) for question in questions]
+        with engine.chosen(tuned) as model:
+            chosen = choose_engine(model, [document for row in rows for document in row])
+            try:
+                model.eval()
+                for row in rows:
+                    losses = [0.0, 0.0]
+                    for batch in to_batches(row, 1, False, model.device, padded=chosen.padded):
+                        with torch.no_grad():
+                            loss, weight = chosen.objective(model, batch)
+                        losses = [losses[0] + loss.item(), losses[1] + weight]
+                    yield Asked(Given(""), {self.names[0]: tuple(losses)})
+            finally:
+                chosen.off()
+
+
+class TokenAccuracy(TaskBase):
+    """See `ModelTask`: the likeliest next token against the reference's."""
+
+    def __init__(self, section: TokenAccuracyTask) -> None:
+        super().__init__(section, Metric("token_accuracy", "ratio"))
+
+    def ask(self, engine: Any, questions: Sequence[Question], tuned: bool) -> Iterator[Asked]:
+        """Tokens that are right, and number of answer tokens, of each row."""
+        for question in questions:
+            right, total = 0, 0
+            for document in label(engine.tokenizer, question.conversation):
+                start = document.spans[0][0]
+                likeliest = engine.logits(document.ids[:start], document.ids[start:], tuned).argmax(-1).tolist()
+                for begin, end in document.spans:
+                    right += sum(likeliest[place - start] == document.ids[place] for place in range(begin, end))
+                    total += end - begin
+            yield Asked(Given(""), {self.names[0]: (float(right), float(total))})
+
+
+class Perplexity(TaskBase):
+    """See `ModelTask`: running text, in windows that do not overlap; the first token of a window is only read."""
+
+    own_rows, needs_reference = True, False
+
+    def __init__(self, section: PerplexityTask) -> None:
+        super().__init__(section, Metric("perplexity", "perplexity", "lower", "number"))
+        self._window = section.window_tokens
+
+    def convert(self) -> Convert:
+        """The text itself, or the row's `text`, with nothing that is asked."""
+        name = (self._columns or {}).get("text", "text")
+
+        def convert(row: Row) -> Question:
+            text = row.value.get(name) if isinstance(row.value, dict) else row.value
+            if not isinstance(text, str) or len(text.split()) < 1:
+                raise RowFault(f"missing text: the row has no `{name}`")
+            return Question([{"role": "text", "content": text}], None, row.where, {"text": text})
+
+        return convert
+
+    def ask(self, engine: Any, questions: Sequence[Question], tuned: bool) -> Iterator[Asked]:
+        """Sum of the losses, and number of tokens, of each text."""
+        for question in questions:
+            ids = tokenize(engine.tokenizer, question.messages[0]["content"])
+            loss, count = 0.0, 0
+            for start in range(0, max(1, len(ids) - 1), self._window):
+                window = ids[start : start + self._window + 1]
+                if len(window) > 1:
+                    found = engine.logits(window[:1], window[1:], tuned).log_softmax(-1).cpu()
+                    loss -= float(found.gather(-1, torch.tensor(window[1:])[:, None]).sum())
+                    count += len(window) - 1
+            yield Asked(Given(""), {self.names[0]: (loss, float(count))})
