@@ -67,7 +67,9 @@ class Item:
         found = _LETTER.search(text)
         if found:
             return found.group(1)
-        named = [letter for letter, choice in zip(_LETTERS, self.choices, strict=False) if choice.lower() in text.lower()]
+        named = [
+            letter for letter, choice in zip(_LETTERS, self.choices, strict=False) if choice.lower() in text.lower()
+        ]
         return named[0] if len(named) == 1 else None
 
 
@@ -103,4 +105,6 @@ def _item(row: dict[str, Any], language: Language, number: int) -> Item:
         listed = "\n".join(f"{letter}. {choice}" for letter, choice in zip(_LETTERS, choices, strict=False))
         question = _ASK[language].format(question, listed)
     answer = row["answer"] if choices else row.get("pattern") or row["whole"]
-    return Item(f"{language}-{row['kind']}-{number:02d}", language, row["kind"], question, choices, answer, "whole" in row)
+    return Item(
+        f"{language}-{row['kind']}-{number:02d}", language, row["kind"], question, choices, answer, "whole" in row
+    )

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from danlu.recipe.base import Pattern, Section
+from danlu.recipe.robustness_schema import ForgettingSection, LatencySection, RobustnessSection
 
 
 class LossTask(Section):
@@ -64,6 +65,9 @@ class EvaluationSection(Section):
     max_new_tokens: int = Field(256, ge=1, le=32_768, description="Longest answer in tokens.")
     batch_size: int = Field(16, ge=1, description="Questions answered at once.")
     max_rows: int | None = Field(None, ge=1, description="Judge on the first rows only; null: on all.")
+    robustness: RobustnessSection | None = Field(None, description="Attacks on the questions; null: none.")
+    forgetting: ForgettingSection | None = Field(None, description="The base's abilities, before and after; null: off.")
+    latency: LatencySection | None = Field(None, description="How long answers take; null: not measured.")
 
     @field_validator("tasks")
     @classmethod

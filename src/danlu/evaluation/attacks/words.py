@@ -48,10 +48,7 @@ def english_words(text: str) -> list[Span]:
 def chinese_characters(text: str) -> list[int]:
     """Places of Chinese characters that may change: no numerals, no negations."""
     return [
-        place
-        for start, end in _spans(text, _HAN)
-        for place in range(start, end)
-        if text[place] not in CHINESE_KEPT
+        place for start, end in _spans(text, _HAN) for place in range(start, end) if text[place] not in CHINESE_KEPT
     ]
 
 
