@@ -260,9 +260,21 @@ def sweep(path: str, overrides: tuple[str, ...], resume: bool, as_json: bool) ->
 
 @cli.command()
 @click.argument("run")
+@click.option("--harness", metavar="TASKS", help="lm-evaluation-harness' tasks instead: names, YAML files, folders.")
+@click.option("--limit", type=click.IntRange(1), help="With --harness: so many rows of each task.")
+@click.option("--chat-template", is_flag=True, help="With --harness: prompts go through the chat template.")
+@click.option("--out", help="With --harness: folder to write; default RUN/harness.")
 @_json_option
-def evaluate(run: str, as_json: bool) -> None:
-    """Judge a run against its base on the held-out rows."""
+def evaluate(
+    run: str, harness: str | None, limit: int | None, chat_template: bool, out: str | None, as_json: bool
+) -> None:
+    """Judge a run against its base on the held-out rows; with --harness, RUN may be a model too."""
+    if harness is not None:
+        from danlu.evaluation.harness_run import harness_lines, run_harness_evaluation
+
+        result = run_harness_evaluation(run, harness, limit, chat_template, out)
+        _finish(result, as_json, "\n".join([*harness_lines(result), f"  report  {result['report_folder']}/index.html"]))
+        return
     from danlu.evaluation.report import metric_table
     from danlu.evaluation.run import run_evaluation
 
