@@ -261,10 +261,27 @@ def sweep(path: str, overrides: tuple[str, ...], resume: bool, as_json: bool) ->
 @cli.command(epilog="OVERRIDES are words such as evaluation.max_rows=50; they win over the run's recipe.")
 @click.argument("run")
 @click.argument("overrides", nargs=-1)
-@click.option("--out", help="Report folder; default RUN/report, or the next that is free.")
+@click.option("--harness", metavar="TASKS", help="lm-evaluation-harness' tasks instead: names, YAML files, folders.")
+@click.option("--limit", type=click.IntRange(1), help="With --harness: so many rows of each task.")
+@click.option("--chat-template", is_flag=True, help="With --harness: prompts go through the chat template.")
+@click.option("--out", help="Folder to write; default RUN/report (or RUN/harness), or the next that is free.")
 @_json_option
-def evaluate(run: str, overrides: tuple[str, ...], out: str | None, as_json: bool) -> None:
+def evaluate(
+    run: str,
+    overrides: tuple[str, ...],
+    harness: str | None,
+    limit: int | None,
+    chat_template: bool,
+    out: str | None,
+    as_json: bool,
+) -> None:
     """Judge a run against its base, and against earlier runs, by the tasks and gates of its recipe."""
+    if harness is not None:
+        from danlu.evaluation.harness_run import harness_lines, run_harness_evaluation
+
+        result = run_harness_evaluation(run, harness, limit, chat_template, out)
+        _finish(result, as_json, "\n".join([*harness_lines(result), f"  report  {result['report_folder']}/index.html"]))
+        return
     from danlu.evaluation.run import run_evaluation
     from danlu.evaluation.text import evaluation_text
 

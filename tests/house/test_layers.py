@@ -30,7 +30,7 @@ LAYERS = [
     ["pages"],
     ["audit"],
     ["runs"],
-    ["recipe"],
+    ["recipe", "shipped"],
     ["errors"],
     ["__init__"],
 ]

