@@ -1,95 +1,159 @@
-"""The report as one self-contained HTML page."""
+"""The report as self-contained HTML pages: English `index.html`, Chinese `index.zh.html`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+from danlu.evaluation.comparison import FEW_ROWS
+from danlu.evaluation.wording import ENGLISH, Language, Say, known, speaker
+from danlu.pages.bars import bars
 from danlu.pages.charts import line_chart
+from danlu.pages.difference import difference
 from danlu.pages.page import write_page
 
-HELD_OUT = "held out"
+PAGES: dict[Language, str] = {"en": "index.html", "zh": "index.zh.html"}
+_SHOWN_ANSWERS = 100
 _TITLES = {
     "loss": "Loss per answer token (lower is better)",
-    "rouge_l": "ROUGE-L",
     "compliance": "Answers that keep every house rule",
     "finished": "Answers that end by themselves",
 }
+_NAMES = {"rouge_l": "ROUGE-L", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "bleu": "BLEU", "chrf": "chrF"}
 
 
-def write_report(path: Path, content: dict[str, Any]) -> None:
-    """Writes the page.
+def write_report(folder: Path, content: dict[str, Any]) -> None:
+    """Writes the page in each language.
 
     Args:
-        path: the HTML file.
+        folder: the report folder.
         content: as in `report.json`.
     """
-    write_page(
-        path,
-        "danlu.evaluation",
-        "report.html.j2",
-        {
-            **content,
-            "table": metric_table(content["metrics"], content["loss_rows"], content["comparison"]),
-            "charts": curve_charts(content["curve"]),
-            "held_out": HELD_OUT,
-        },
-    )
+    for language, name in PAGES.items():
+        write_page(folder / name, "danlu.evaluation", "report.html.j2", _view(content, language))
+
+
+def _view(content: dict[str, Any], language: Language) -> dict[str, Any]:
+    """What the template shows."""
+    say = speaker(language)
+    confidence = content["confidence"]
+    return {
+        **content,
+        "say": say,
+        "known": lambda phrase: known(say, phrase),
+        "language": language,
+        "other_page": PAGES["zh" if language == "en" else "en"],
+        "sentence": verdict_text(content["comparison"], say, say("its base")),
+        "table": metric_table(content["metrics"], content["loss_rows"], content["comparison"], say),
+        "against": [_against(one, say) for one in content["against"]],
+        "percent": f"{100 * confidence:g}",
+        "charts": curve_charts(content["curve"], say),
+        "held_out": say("held out"),
+        "attacks": _attacks(content["robustness"]),
+        "general": _general(content["forgetting"], say),
+        "lengths": _lengths(content["latency"]),
+        "shown": [_example(one) for one in content["examples"][:_SHOWN_ANSWERS]],
+    }
+
+
+def verdict_text(compared: dict[str, dict[str, Any]], say: Say, first: str) -> str:
+    """What changed, in a sentence and without adjectives."""
+    said: dict[str, list[str]] = {}
+    for name, one in compared.items():
+        said.setdefault(one["verdict"], []).append(_NAMES.get(name, name.replace("_", " ")))
+    names = {verdict: ", ".join(each) for verdict, each in said.items()}
+    parts = [say(f"{word} in {{names}}", names=names[word]) for word in ("better", "worse") if word in names]
+    if not parts:
+        return say("No difference between the tuned model and {first} that is more than noise.", first=first)
+    text = say("The tuned model is {parts} than {first}", parts=say(" and ").join(parts), first=first)
+    if "no difference" in names:
+        text += say("; no difference beyond noise in {names}", names=names["no difference"])
+    text += say(".")
+    few = min((one["rows"] for one in compared.values()), default=0)
+    caution = say("Only {rows} rows: small differences can't be seen.", rows=few) if few < FEW_ROWS else ""
+    return f"{text} {caution}".strip()
 
 
 def metric_table(
-    metrics: dict[str, dict[str, float]], loss_rows: int | None = None, compared: dict[str, Any] | None = None
-) -> list[dict[str, str]]:
+    metrics: dict[str, dict[str, float]],
+    loss_rows: int | None = None,
+    compared: dict[str, Any] | None = None,
+    say: Say = ENGLISH,
+) -> list[dict[str, Any]]:
     """Rows of title, base, tuned and difference, as text.
 
     Args:
         metrics: `base` and `tuned`, by name.
         loss_rows: on how many rows the loss was taken, if on fewer than all.
-        compared: comparisons by metric, which know what kind each is; then each row has its `interval` and `verdict`.
+        compared: comparisons by metric, which know what kind each is; then each row has its `interval`, `verdict`,
+            `outcomes` (wins, ties, losses) and `groups`, rows alike.
+        say: gives the words.
     """
     rows = []
     for name, base in metrics["base"].items():
-        tuned = metrics["tuned"][name]
         one = (compared or {}).get(name, {})
-        style = one.get("style", "nats" if name == "loss" else "share")
-        title = _TITLES.get(name, _title(name, one.get("task", "field")))
-        if name == "loss" and loss_rows:
-            title = f"Loss per answer token, {loss_rows} questions (lower is better)"
-        interval = one.get("interval")
-        rows.append(
-            {
-                "name": name,
-                "title": title,
-                "base": _shown(base, style),
-                "tuned": _shown(tuned, style),
-                "change": _changed(tuned - base, style),
-                "interval": f"{_changed(interval[0], style)} to {_changed(interval[1], style)}" if interval else "",
-                "verdict": one.get("verdict", ""),
-            }
-        )
+        row = _row(name, _title(name, one.get("task", "field"), loss_rows, say), base, metrics["tuned"][name], one, say)
+        groups = one.get("groups") or {}
+        row["groups"] = [_row(name, group, each["first"], each["second"], each, say) for group, each in groups.items()]
+        rows.append(row)
     return rows
 
 
-def _title(name: str, task: str) -> str:
+def _row(name: str, title: str, base: float, tuned: float, one: dict[str, Any], say: Say) -> dict[str, Any]:
+    style = one.get("style", "nats" if name == "loss" else "share")
+    interval, verdict = one.get("interval"), one.get("verdict", "")
+    low, high = (_changed(value, style, say) for value in interval) if interval else ("", "")
+    return {
+        "name": name,
+        "title": title,
+        "base": _shown(base, style),
+        "tuned": _shown(tuned, style),
+        "change": _changed(tuned - base, style, say),
+        "interval": say("{low} to {high}", low=low, high=high) if interval else "",
+        "verdict": say(verdict) if verdict else "",
+        "kind": verdict,
+        "outcomes": f"{one['wins']} / {one['ties']} / {one['losses']}" if "wins" in one else "",
+    }
+
+
+def _title(name: str, task: str, loss_rows: int | None, say: Say) -> str:
+    if name == "loss" and loss_rows:
+        return say("Loss per answer token, {rows} questions (lower is better)", rows=loss_rows)
+    if name in _TITLES:
+        return say(_TITLES[name])
+    if name in _NAMES:
+        return _NAMES[name]
     plain = name.replace("_", " ").replace(".", ": ")
-    return plain[:1].upper() + plain[1:] + " equal to the reference's" * (task == "field")
+    plain = plain[:1].upper() + plain[1:]
+    return say("{name} equal to the reference's", name=plain) if task == "field" else plain
 
 
 def _shown(value: float, style: str) -> str:
     return f"{value:.1%}" if style == "share" else f"{value:.3f}" if style == "nats" else f"{value:.1f}"
 
 
-def _changed(difference: float, style: str) -> str:
+def _changed(difference: float, style: str, say: Say) -> str:
     if style == "share":
-        return f"{100 * difference:+.1f} points"
+        return say("{points} points", points=f"{100 * difference:+.1f}")
     return f"{difference:+.3f}" if style == "nats" else f"{difference:+.1f}"
 
 
-def curve_charts(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _against(one: dict[str, Any], say: Say) -> dict[str, Any]:
+    compared = one["comparison"]
+    metrics = {
+        model: {name: each[place] for name, each in compared.items()}
+        for model, place in (("base", "first"), ("tuned", "second"))
+    }
+    table = metric_table(metrics, None, compared, say)
+    return {"name": one["name"], "table": table, "sentence": verdict_text(compared, say, one["name"])}
+
+
+def curve_charts(curve: list[dict[str, Any]], say: Say = ENGLISH) -> list[dict[str, Any]]:
     """What training did step by step: the losses, the learning rate, the gradient's norm; each that has points.
 
     Args:
         curve: lines of metrics.
+        say: gives the words.
 
     Returns:
         title, `label` for those who can't see it, and `chart` as `danlu.pages.charts.line_chart` gives it.
@@ -98,11 +162,54 @@ def curve_charts(curve: list[dict[str, Any]]) -> list[dict[str, Any]]:
     def points(key: str) -> list[tuple[float, float]]:
         return [(line["step"], line[key]) for line in curve if line.get(key) is not None]
 
-    losses = [("training", points("loss")), (HELD_OUT, points("evaluation_loss"))]
+    losses = [(say("training"), points("loss")), (say("held out"), points("evaluation_loss"))]
     drawn = [
         ("Loss", "Loss by optimizer step", [one for one in losses if one[1]]),
-        ("Learning rate", "Learning rate by optimizer step", [("learning rate", points("learning_rate"))]),
-        ("Gradient norm", "Gradient norm before clipping", [("gradient norm", points("gradient_norm"))]),
+        ("Learning rate", "Learning rate by optimizer step", [(say("learning rate"), points("learning_rate"))]),
+        ("Gradient norm", "Gradient norm before clipping", [(say("gradient norm"), points("gradient_norm"))]),
     ]
-    charts = [{"title": title, "label": label, "chart": line_chart(series)} for title, label, series in drawn]
+    charts = [{"title": say(title), "label": say(label), "chart": line_chart(lines)} for title, label, lines in drawn]
     return [one for one in charts if one["chart"]]
+
+
+def _attacks(robustness: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Attacks, the worst first, each with the bar of its drop."""
+    if not robustness:
+        return []
+    found = sorted(robustness["attacks"].items(), key=lambda one: -one[1]["drop"])
+    drawn = bars([(one["drop"], *(one["drop_interval"] or (None, None))) for _, one in found])
+    return [{"name": name, **one, "bar": bar} for (name, one), bar in zip(found, drawn, strict=True)]
+
+
+def _general(forgetting: dict[str, Any] | None, say: Say) -> list[dict[str, Any]]:
+    """Rows of the table of what was forgotten."""
+    if not forgetting:
+        return []
+    names = {"en": say("English"), "zh": say("Chinese")}
+    rows = []
+    for language, change in forgetting["change"].items():
+        before, after = (forgetting["accuracy"][model][language] for model in ("base", "tuned"))
+        for kind, value in before.items():
+            whole = kind == "all"
+            title = say("General questions, {language}", language=names[language])
+            one = {"interval": change["interval"] if whole else None}
+            title = title if whole else known(say, kind.replace("_", " "))
+            rows.append({**_row("general", title, value, after[kind], one, say), "part": not whole})
+    for language in forgetting["change"] if forgetting["perplexity"] else ():
+        title = say("Perplexity of general text, {language} (lower is better)", language=names[language])
+        before, after = (forgetting["perplexity"][model][language] for model in ("base", "tuned"))
+        rows.append({**_row("perplexity", title, before, after, {"style": "number"}, say), "part": False})
+    return rows
+
+
+def _lengths(latency: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """Lengths of prompts, each with the bar of its median time to the first token."""
+    if not latency:
+        return []
+    times = [one["first_token_seconds"] for one in latency["lengths"]]
+    drawn = bars([(one["p50"], one["p50"], one["p99"]) for one in times])
+    return [{**one, "bar": bar} for one, bar in zip(latency["lengths"], drawn, strict=True)]
+
+
+def _example(one: dict[str, Any]) -> dict[str, Any]:
+    return {**one, "pieces": difference(one["base"]["text"], one["tuned"]["text"])}

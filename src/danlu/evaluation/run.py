@@ -15,6 +15,7 @@ from danlu.data.plan import leak_rule
 from danlu.data.questions import Question
 from danlu.errors import Fault, FolderError, GateError, InputError, RecipeError, Stopped
 from danlu.evaluation.asking import ask_all
+from danlu.evaluation.beyond import UnderAttack, attack_parts, measure_beyond
 from danlu.evaluation.comparison import Resampling, verdict_sentence
 from danlu.evaluation.content import (
     compare_with_base,
@@ -30,9 +31,10 @@ from danlu.evaluation.gates import check_gates, gate_faults
 from danlu.evaluation.journal import JOURNAL, Journal
 from danlu.evaluation.overlap import require_no_overlap
 from danlu.evaluation.parts import HELD_OUT, Part, make_parts
-from danlu.evaluation.report import write_report
+from danlu.evaluation.report import PAGES, write_report
 from danlu.evaluation.reports import ANSWERS, REPORT, EarlierReport, read_report, write_answers
 from danlu.evaluation.trained_rows import held_questions, trained_rows
+from danlu.models.tokenizer import load_tokenizer
 from danlu.recipe.evaluation_schema import EvaluationSection
 from danlu.recipe.load import LoadedRecipe, load_recipe
 from danlu.runs import MANIFEST, RESOLVED, create_folder, next_free_folder, write_json, write_manifest
@@ -53,6 +55,7 @@ class _Asked:
     parts: list[Part]
     earlier: list[EarlierReport]
     notes: list[str]
+    target: UnderAttack
     fingerprint: str
 
 
@@ -88,11 +91,12 @@ def run_evaluation(
         engine = asked.run.engine(asked.run.dtype)
         engine.batch_size = asked.settings.batch_size
         ask_all(engine, asked.parts, asked.settings.max_new_tokens, journal, quiet)
-        content = _content(asked)
+        beyond = measure_beyond(engine, asked.settings, asked.parts, asked.target, journal, quiet)
+        content = _content(asked) | beyond
         content["seconds"] = round(time.perf_counter() - started, 3)
         write_answers(folder / ANSWERS, sets_of(asked.parts))
         write_json(folder / REPORT, content)
-        write_report(folder / "index.html", content)
+        write_report(folder, content)
         journal.remove()
         about = {"run_folder": str(asked.run.folder), "metrics": content["metrics"], "gate": content["gate"]}
         write_manifest(folder, "report", about)
@@ -124,7 +128,8 @@ def _prepare(run_folder: str | Path, overrides: Sequence[str]) -> _Asked:
     asked = settings.model_dump(mode="json", exclude={"gates", "compare_with", "confidence", "resamples", "seed"})
     keys = [row.key for part in parts for row in part.rows]
     text = json.dumps([asked, keys, run.about.get("files", {})], sort_keys=True)
-    return _Asked(run, settings, parts, earlier, notes, hashlib.sha256(text.encode()).hexdigest())
+    target = attack_parts(settings.robustness, parts, load_tokenizer(run.base_folder()))
+    return _Asked(run, settings, parts, earlier, notes, target, hashlib.sha256(text.encode()).hexdigest())
 
 
 def _with_overrides(run: TrainedRun, overrides: Sequence[str]) -> LoadedRecipe:
@@ -163,7 +168,7 @@ def _leave(folder: Path, error: BaseException, answers: int, run_folder: str | P
     if not answers or isinstance(error, InputError):
         shutil.rmtree(folder, ignore_errors=True)
         return
-    for name in (ANSWERS, REPORT, "index.html"):
+    for name in (ANSWERS, REPORT, *PAGES.values()):
         (folder / name).unlink(missing_ok=True)
     if isinstance(error, KeyboardInterrupt):
         hint = f"go on: danlu evaluate {run_folder} (with the same words)"
@@ -198,6 +203,7 @@ def _content(asked: _Asked) -> dict[str, Any]:
         "confidence": settings.confidence,
         "notes": asked.notes,
         "training": run.about.get("result", {}),
+        "environment": json.loads((run.folder / "environment.json").read_text(encoding="utf-8")),
         "curve": [{key: line.get(key) for key in _DRAWN} for line in read_metrics(run.folder)],
         "recipe": run.recipe.model_dump(mode="json"),
         "examples": examples,

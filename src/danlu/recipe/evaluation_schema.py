@@ -86,6 +86,9 @@ class EvaluationSection(Section):
     gates: tuple[GateRule, ...] = Field(
         (), description="Conditions for exit status 0, as in [{metric: compliance, min: 0.95}]."
     )
+    robustness: RobustnessSection | None = Field(None, description="Attacks on the held-out questions; null: none.")
+    forgetting: ForgettingSection | None = Field(None, description="General questions and text; null: none.")
+    latency: LatencySection | None = Field(None, description="How long answers take; null: not measured.")
 
     def metric_names(self) -> tuple[str, ...]:
         """All that the report will have a figure for."""
