@@ -22,7 +22,7 @@ class LogitsEngine(Protocol):
 def perplexity(
     engine: LogitsEngine, ids: Sequence[int], tuned: bool = True, window_tokens: int = _WINDOW_TOKENS
 ) -> float:
-    """Exp of the mean negative log-likelihood of a text's tokens after the first (natural logarithm, summed in float64).
+    """Exp of the mean negative log-likelihood of a text's tokens after the first (in nats, summed in float64).
 
     The text is read in windows; each token is predicted from the window before its own and what precedes it in its own:
     between `window_tokens` and twice as many tokens, but for the text's beginning.

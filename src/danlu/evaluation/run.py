@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,9 @@ from danlu.engines.interface import Answer, Sampling
 from danlu.engines.transformers_engine import TransformersEngine
 from danlu.errors import Fault, FolderError
 from danlu.evaluation.report import write_report
+from danlu.evaluation.stress import stress_models
 from danlu.evaluation.tasks import TaskResult, run_task
-from danlu.recipe.evaluation_schema import EvaluationSection, LossTask
+from danlu.recipe.evaluation_schema import EvaluationSection, LossTask, RougeTask
 from danlu.runs import create_folder, next_free_folder, write_json, write_manifest
 from danlu.tracking.metrics import read_metrics
 from danlu.tracking.progress import progress
@@ -53,8 +55,11 @@ def run_evaluation(run_folder: str | Path, quiet: bool = False) -> dict[str, Any
         )
     folder = create_folder(next_free_folder(run.folder / "report"), "report folder", "--out")
     try:
-        answers, results = _judge(run, settings, rows, quiet)
+        engine = run.engine(run.dtype)
+        answers, results = _judge(engine, settings, rows, quiet)
         content = _content(run, rows, answers, results)
+        questions = [messages[:-1] for messages in rows]
+        content |= stress_models(engine, settings, questions, _scoring(settings, rows), quiet)
         content["seconds"] = round(time.perf_counter() - started, 3)
         write_json(folder / "report.json", content)
         write_report(folder / "index.html", content)
@@ -75,11 +80,23 @@ def run_evaluation(run_folder: str | Path, quiet: bool = False) -> dict[str, Any
     }
 
 
+def _scoring(settings: EvaluationSection, rows: list[Messages]) -> Callable[[list[str], Sequence[int]], list[float]]:
+    """What scores answers to some of the rows: by row, the mean of the tasks that score rows."""
+    references = [messages[-1]["content"] for messages in rows]
+    tasks = [task for task in settings.tasks if not isinstance(task, LossTask)] or [RougeTask(type="rouge_l")]
+
+    def score(texts: list[str], chosen: Sequence[int]) -> list[float]:
+        answers = [Answer((), text, "stop") for text in texts]
+        results = [run_task(task, answers, [references[row] for row in chosen], math.nan) for task in tasks]
+        return [math.fsum(scores) / len(scores) for scores in zip(*(result.scores for result in results), strict=True)]
+
+    return score
+
+
 def _judge(
-    run: TrainedRun, settings: EvaluationSection, rows: list[Messages], quiet: bool
+    engine: TransformersEngine, settings: EvaluationSection, rows: list[Messages], quiet: bool
 ) -> tuple[dict[str, list[Answer]], dict[str, list[TaskResult]]]:
     """Answers and metrics of both models."""
-    engine = run.engine(run.dtype)
     engine.batch_size = settings.batch_size
     questions = [messages[:-1] for messages in rows]
     references = [messages[-1]["content"] for messages in rows]

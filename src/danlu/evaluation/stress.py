@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from danlu.adapters.lora import base_of
@@ -18,7 +18,54 @@ from danlu.evaluation.perplexity import perplexity
 from danlu.evaluation.robustness import Score, attack_rows, changed_inputs, run_robustness
 from danlu.models.decoder_start import decoder_start
 from danlu.models.tokenizer import tokenize
+from danlu.recipe.evaluation_schema import EvaluationSection
 from danlu.tracking.progress import progress
+
+
+def stress_models(
+    engine: TransformersEngine,
+    settings: EvaluationSection,
+    questions: Sequence[Messages],
+    score: Callable[[list[str], Sequence[int]], list[float]],
+    quiet: bool = False,
+) -> dict[str, Any]:
+    """What the recipe's `robustness`, `forgetting` and `latency` ask for.
+
+    Args:
+        engine: of both models.
+        settings: the recipe's.
+        questions: the held-out conversations without their reference.
+        score: answers to some rows, and these rows' numbers → the score of each, larger is better.
+        quiet: show no progress.
+
+    Returns:
+        Those of `robustness` (as `attack_models` gives it, and `rows`, the numbers of the rows that were attacked),
+        `forgetting` (`check_general`) and `latency` (`time_models`) that are on.
+
+    Raises:
+        DataError: an attack changes fewer than 90 % of its rows.
+    """
+    found: dict[str, Any] = {}
+    if attacks := settings.robustness:
+        rows = evenly(questions, attacks.max_rows)
+        found["robustness"] = {"rows": rows} | attack_models(
+            engine,
+            [questions[row] for row in rows],
+            lambda answers: score(answers, rows),
+            attacks.attacks,
+            attacks.context_tokens,
+            attacks.seed,
+            settings.max_new_tokens,
+            quiet,
+        )
+    if general := settings.forgetting:
+        longest = general.max_new_tokens
+        found["forgetting"] = check_general(
+            engine, general.languages, general.max_items, longest, general.perplexity, 0, quiet
+        )
+    if timed := settings.latency:
+        found["latency"] = time_models(engine, timed.prompt_tokens, timed.new_tokens, timed.repeats, timed.language)
+    return found
 
 
 def attack_models(
