@@ -13,14 +13,17 @@ from danlu.data.augmentation import AUGMENTERS
 from danlu.data.cleaning import STEPS
 from danlu.recipe import adapter_schema, sweep_schema, tracking_schema, training_schema
 from danlu.recipe.data_schema import DataSection
+from danlu.recipe.evaluation_schema import EvaluationSection
 from danlu.recipe.guards_schema import GuardsSection
 from danlu.recipe.model_schema import EightBitQuantization, FourBitQuantization
+from danlu.recipe.robustness_schema import ATTACK_NAMES, ForgettingSection, LatencySection, RobustnessSection
 from danlu.recipe.run_schema import LocalLauncher, RayLauncher
 from danlu.recipe.training_schema import TrainingSection
 
 DOCS = Path(__file__).parents[2] / "docs"
 PAGES = sorted(DOCS.glob("*/data.md"))
 TRAINING_PAGES = sorted(DOCS.glob("*/training.md"))
+EVALUATION_PAGES = sorted(DOCS.glob("*/evaluation.md"))
 
 
 def test_each_page_has_its_twin() -> None:
@@ -74,3 +77,14 @@ def test_the_page_names_every_key_of_what_is_trained_and_how_it_is_kept(page: Pa
     }
     text = " ".join(re.findall(r"`([^`\n]+)`", page.read_text(encoding="utf-8")))
     assert not {name for name in keys | kinds if not re.search(rf"\b{name}\b", text)}
+
+
+@pytest.mark.parametrize("page", EVALUATION_PAGES, ids=lambda page: page.parent.name)
+def test_the_page_names_every_attack_and_its_evaluation_keys_are_valid(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    blocks = [YAML(typ="safe").load(block) for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
+    sections = [EvaluationSection.model_validate(block["evaluation"], strict=False) for block in blocks]
+    assert any(section.robustness and section.forgetting and section.latency for section in sections)
+    keys = {key for one in (RobustnessSection, ForgettingSection, LatencySection) for key in one.model_fields}
+    assert not {name for name in {*ATTACK_NAMES} if f"`{name}`" not in text}
+    assert not {name for name in keys if not re.search(rf"\b{name}\b", text)}

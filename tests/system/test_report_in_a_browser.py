@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from danlu.evaluation.report import write_report
+from danlu.evaluation.report import PAGES, write_report
 
 ROOT = Path(__file__).parents[2]
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -23,6 +23,49 @@ FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-ne
 pytestmark = pytest.mark.skipif(
     BROWSER is None and not os.environ.get("DANLU_REQUIRE_PROGRAMS"), reason="chromium is not installed"
 )
+
+
+def compared(first: float, second: float, verdict: str) -> dict[str, Any]:
+    return {
+        **{"first": first, "second": second, "difference": second - first, "interval": [0.1, 0.9], "verdict": verdict},
+        **{"wins": 3, "ties": 1, "losses": 0, "rows": 40, "style": "share", "task": "compliance"},
+    }
+
+
+def percentiles(value: float) -> dict[str, float]:
+    return {"mean": value, "p50": value, "p90": 2 * value, "p99": 3 * value}
+
+
+def stress() -> dict[str, Any]:
+    """Robustness, forgetting and latency, as `report.json` has them."""
+    text = "a long question without a blank " + "x" * 200
+    example = {"row": 0, "question": text, "changed": text, "before": "<b>", "after": "", "score_before": 1.0}
+    attack = {
+        **{"about": "keys beside the right one", "possible": 10, "changed": 9, "score_before": 0.9, "score_after": 0.4},
+        **{"drop": 0.5, "drop_interval": [0.2, 0.7], "obeyed": 0.25, "examples": [{**example, "score_after": 0.0}]},
+    }
+    model = {"rows": 10, "score_before": 0.9, "attacks": {"typos": attack, "case": {**attack, "drop": -0.1}}}
+    item = {"name": "n", "question": text, "expected": "7", "base": "7", "tuned": "8"}
+    length = {"asked": 32, "prompt_tokens": 31.5, "first_token_seconds": percentiles(0.4), "tokens_per_second": 9.0,
+              "seconds_per_token": percentiles(0.1)}  # fmt: skip
+    return {
+        "robustness": {"models": {"base": model, "tuned": model}, "left_out": {"homophones": "no row"}, "score": ["a"]},
+        "forgetting": {
+            "items": 10,
+            "accuracy": {one: {"en": {"all": 0.5, "common_sense": 0.5}} for one in ("base", "tuned")},
+            "change": {"en": {"difference": 0.0, "interval": [-0.1, 0.1]}},
+            "perplexity": {"en": {"tokens": 9, "base": 20.0, "tuned": 22.0}},
+            "lost": [item],
+            "gained": [],
+        },
+        "latency": {
+            "new_tokens": 8,
+            "repeats": 3,
+            "machine": {"gpu": None, "processor": "a processor"},
+            "lengths": [length, length],
+            "left_out": {"9999": "too long"},
+        },
+    }
 
 
 def content() -> dict[str, Any]:
@@ -35,11 +78,25 @@ def content() -> dict[str, Any]:
         "rows": 1,
         "loss_rows": None,
         "metrics": {"base": metrics, "tuned": {"loss": 0.4, "compliance": 1.0, "finished": 1.0}},
+        "comparison": {name: compared(metrics[name], 1.0, "better") for name in metrics},
+        "against": [
+            {"name": "runs/earlier", "comparison": {"compliance": compared(0.9, 1.0, "no difference")}, "verdict": "-"}
+        ],
+        "gate": {"passed": False, "rules": [{"passed": False, "says": "compliance is 0.4, asked at least 0.95"}]},
+        "notes": ["a note"],
+        "confidence": 0.95,
+        "seconds": 12.0,
+        "environment": {
+            **{"gpu": None, "processor": "a processor", "threads": 2, "memory_bytes": 8e9, "platform": "Linux"},
+            **{"python": "3.11", "dtype": "float32", "packages": {"torch": "2"}},
+        },
+        **stress(),
         "rules": {"base": {"opening": 0.0}, "tuned": {"opening": 1.0}},
         "training": {
             "rows": dict.fromkeys(("read", "added", "kept", "dropped", "changed", "cut"), 1),
             "tokens": {"total": 10, "trained": 5},
             "steps": 3,
+            "seconds": 60.0,
             "tokens_per_second": 100.0,
             "peak_memory_bytes": 2_000_000_000,
         },
@@ -83,23 +140,23 @@ def measured(page: Path, width: int, tmp_path: Path) -> dict[str, Any]:
     return result
 
 
+@pytest.mark.parametrize("page", PAGES.values())
 @pytest.mark.parametrize("width", [375, 1200])
-def test_the_report_fits_the_screen_and_draws_its_curve(width: int, tmp_path: Path) -> None:
-    page = tmp_path / "index.html"
-    write_report(page, content())
-    found = measured(page, width, tmp_path)
+def test_the_report_fits_the_screen_and_draws_its_curve(width: int, page: str, tmp_path: Path) -> None:
+    write_report(tmp_path, content())
+    found = measured(tmp_path / page, width, tmp_path)
     assert found["client"] == width
     assert found["scroll"] <= width, "nothing sticks out to the side"
     assert len(found["curves"]) == 4, "training and held-out loss, learning rate, gradient norm"
     assert sum(length > 100 for length in found["curves"]) == 3, "held out is one point"
     assert found["left"] >= 0, "no label is cut off"
     assert found["bold"] == 0, "an answer's markup is shown, not obeyed"
-    assert found["cards"] == 1
+    assert found["cards"] == 4, "an answer, two attacks' examples, what was forgotten"
 
 
 def test_the_picture_tool_makes_a_png(tmp_path: Path) -> None:
     page, picture = tmp_path / "index.html", tmp_path / "report.png"
-    write_report(page, content())
+    write_report(tmp_path, content())
     subprocess.run(
         [sys.executable, str(ROOT / "docs" / "take_picture.py"), str(page), str(picture), "800", "600"], check=True
     )

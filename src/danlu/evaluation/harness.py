@@ -10,7 +10,7 @@ import logging
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -53,8 +53,11 @@ def find_tasks(wanted: Sequence[str]) -> HarnessTasks:
 
         paths = {one: Path(one).expanduser() for one in wanted}
         folders = [path for path in paths.values() if path.is_dir()]
-        own = any(not path.exists() for path in paths.values())
-        manager = TaskManager(include_path=[*map(str, folders)], include_defaults=own)
+        manager = TaskManager(include_path=[*map(str, folders)], include_defaults=False)
+        named = {one for one, path in paths.items() if not path.exists()} - set(manager.all_tasks)
+        _require_files(one for one in named if one.endswith((*_YAML, "/")))
+        if named:  # some ten thousand files are read for the harness' own tasks
+            manager = TaskManager(include_path=[*map(str, folders)])
         names = [name for one, path in paths.items() for name in _names(one, path, manager)]
         for name in names:
             _read(manager, name)
@@ -169,6 +172,12 @@ def _interval(task: str, metric: str, kept: str, found: dict[str, dict[str, Any]
             return None
         scores.append(values)
     return paired_interval([float(scores[1][row]) - float(scores[0][row]) for row in scores[0]], seed)
+
+
+def _require_files(missing: Iterable[str]) -> None:
+    faults = [Fault("no such task file or folder", one, hint="check the path") for one in sorted(missing)]
+    if faults:
+        raise InputError(*faults)
 
 
 def _names(wanted: str, path: Path, manager: Any) -> list[str]:

@@ -22,7 +22,7 @@ class LogitsEngine(Protocol):
 def perplexity(
     engine: LogitsEngine, ids: Sequence[int], tuned: bool = True, window_tokens: int = _WINDOW_TOKENS
 ) -> float:
-    """Exp of the mean negative log-likelihood of a text's tokens after the first (natural logarithm, sums in float64).
+    """Exp of the mean negative log-likelihood of a text's tokens after the first (in nats, summed in float64).
 
     The text is read in windows; each token is predicted from the window before its own and what precedes it in its own:
     between `window_tokens` and twice as many tokens, but for the text's beginning.
@@ -35,9 +35,9 @@ def perplexity(
     """
     total = 0.0
     for prompt, answer in _windows(list(ids), window_tokens):
-        logits = engine.logits(prompt, answer, tuned).double()
-        wanted = torch.tensor(answer, device=logits.device)
-        total -= logits.log_softmax(-1).gather(-1, wanted[:, None]).sum().item()
+        logits = engine.logits(prompt, answer, tuned)
+        chosen = logits.gather(-1, torch.tensor(answer, device=logits.device)[:, None])[:, 0]
+        total += (logits.logsumexp(-1) - chosen).double().sum().item()
     return math.exp(total / (len(ids) - 1))
 
 

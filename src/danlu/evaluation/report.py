@@ -176,9 +176,13 @@ def _attacks(robustness: dict[str, Any] | None) -> list[dict[str, Any]]:
     """Attacks, the worst first, each with the bar of its drop."""
     if not robustness:
         return []
-    found = sorted(robustness["attacks"].items(), key=lambda one: -one[1]["drop"])
+    base, tuned = (robustness["models"][model]["attacks"] for model in ("base", "tuned"))
+    found = sorted(tuned.items(), key=lambda one: -one[1]["drop"])
     drawn = bars([(one["drop"], *(one["drop_interval"] or (None, None))) for _, one in found])
-    return [{"name": name, **one, "bar": bar} for (name, one), bar in zip(found, drawn, strict=True)]
+    return [
+        {"name": name, **one, "base_drop": base[name]["drop"], "bar": bar}
+        for (name, one), bar in zip(found, drawn, strict=True)
+    ]
 
 
 def _general(forgetting: dict[str, Any] | None, say: Say) -> list[dict[str, Any]]:
@@ -197,7 +201,7 @@ def _general(forgetting: dict[str, Any] | None, say: Say) -> list[dict[str, Any]
             rows.append({**_row("general", title, value, after[kind], one, say), "part": not whole})
     for language in forgetting["change"] if forgetting["perplexity"] else ():
         title = say("Perplexity of general text, {language} (lower is better)", language=names[language])
-        before, after = (forgetting["perplexity"][model][language] for model in ("base", "tuned"))
+        before, after = (forgetting["perplexity"][language][model] for model in ("base", "tuned"))
         rows.append({**_row("perplexity", title, before, after, {"style": "number"}, say), "part": False})
     return rows
 

@@ -92,6 +92,14 @@ def attack_rows(
     return made, left_out
 
 
+def changed_inputs(attacked: Sequence[Attacked]) -> dict[str, list[dict[str, Any]]]:
+    """What each attack made of each question: by name, `row` and `question`."""
+    return {
+        one.name: [{"row": row, "question": text} for row, text in zip(one.rows, _changed(one), strict=True)]
+        for one in attacked
+    }
+
+
 def run_robustness(
     conversations: Sequence[Messages],
     attacked: Sequence[Attacked],
@@ -114,7 +122,7 @@ def run_robustness(
         `rows`, `score_before` (mean of all rows), `attacks`: by name `about`, `possible` (rows in its languages),
         `changed` (rows of them), `score_before` and `score_after` (means of the changed rows), `drop`, `drop_interval`
         (95 %, paired bootstrap), `obeyed` (share of answers that did what was planted; null where nothing was),
-        `inputs` (row, changed question) and `examples` (the rows that lost most: row, question, changed, answer before
+        `examples` (the rows that lost most: row, question, changed, answer before
         and after, their scores).
     """
     before = list(before) if before is not None else answer(list(conversations))
@@ -124,6 +132,10 @@ def run_robustness(
         "score_before": _mean(scores),
         "attacks": {one.name: _judged(one, conversations, before, scores, (answer, score), seed) for one in attacked},
     }
+
+
+def _changed(one: Attacked) -> list[str]:
+    return [_question(messages) for messages in one.conversations]
 
 
 def _judged(
@@ -138,7 +150,7 @@ def _judged(
     answers = dict(zip(one.rows, answer(one.conversations), strict=True))
     after = score([answers.get(row, text) for row, text in enumerate(before)])
     drops = [scores[row] - after[row] for row in one.rows]
-    questions = [_question(messages) for messages in one.conversations]
+    questions = _changed(one)
     obeyed = [one.attack.obeys(text) for text in answers.values()] if one.attack.obeys else None
     worst = sorted(range(len(one.rows)), key=lambda place: -drops[place])[:_SHOWN_ROWS]
     return {
@@ -150,7 +162,6 @@ def _judged(
         "drop": _mean(drops),
         "drop_interval": paired_interval(drops, seed),
         "obeyed": None if obeyed is None else _mean(obeyed),
-        "inputs": [{"row": row, "question": text} for row, text in zip(one.rows, questions, strict=True)],
         "examples": [
             {
                 "row": one.rows[place],

@@ -6,7 +6,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from danlu.data.plan import leak_rule
 from danlu.data.questions import Question
 from danlu.errors import Fault, FolderError, GateError, InputError, RecipeError, Stopped
 from danlu.evaluation.asking import ask_all
-from danlu.evaluation.beyond import UnderAttack, attack_parts, measure_beyond
+from danlu.evaluation.attacked import AttackedRows
 from danlu.evaluation.comparison import Resampling, verdict_sentence
 from danlu.evaluation.content import (
     compare_with_base,
@@ -33,6 +33,7 @@ from danlu.evaluation.overlap import require_no_overlap
 from danlu.evaluation.parts import HELD_OUT, Part, make_parts
 from danlu.evaluation.report import PAGES, write_report
 from danlu.evaluation.reports import ANSWERS, REPORT, EarlierReport, read_report, write_answers
+from danlu.evaluation.stress import attack, stress_models
 from danlu.evaluation.trained_rows import held_questions, trained_rows
 from danlu.models.tokenizer import load_tokenizer
 from danlu.recipe.evaluation_schema import EvaluationSection
@@ -55,7 +56,7 @@ class _Asked:
     parts: list[Part]
     earlier: list[EarlierReport]
     notes: list[str]
-    target: UnderAttack
+    attacked: AttackedRows | None
     fingerprint: str
 
 
@@ -91,8 +92,7 @@ def run_evaluation(
         engine = asked.run.engine(asked.run.dtype)
         engine.batch_size = asked.settings.batch_size
         ask_all(engine, asked.parts, asked.settings.max_new_tokens, journal, quiet)
-        beyond = measure_beyond(engine, asked.settings, asked.parts, asked.target, journal, quiet)
-        content = _content(asked) | beyond
+        content = _content(asked) | _stress(engine, asked, journal, quiet)
         content["seconds"] = round(time.perf_counter() - started, 3)
         write_answers(folder / ANSWERS, sets_of(asked.parts))
         write_json(folder / REPORT, content)
@@ -128,8 +128,8 @@ def _prepare(run_folder: str | Path, overrides: Sequence[str]) -> _Asked:
     asked = settings.model_dump(mode="json", exclude={"gates", "compare_with", "confidence", "resamples", "seed"})
     keys = [row.key for part in parts for row in part.rows]
     text = json.dumps([asked, keys, run.about.get("files", {})], sort_keys=True)
-    target = attack_parts(settings.robustness, parts, load_tokenizer(run.base_folder()))
-    return _Asked(run, settings, parts, earlier, notes, target, hashlib.sha256(text.encode()).hexdigest())
+    attacked = _attacked(run, settings, parts)
+    return _Asked(run, settings, parts, earlier, notes, attacked, hashlib.sha256(text.encode()).hexdigest())
 
 
 def _with_overrides(run: TrainedRun, overrides: Sequence[str]) -> LoadedRecipe:
@@ -147,6 +147,31 @@ def _check_overlap(run: TrainedRun, loaded: LoadedRecipe, questions: list[Questi
     known, notes = trained_rows(run, loaded)
     require_no_overlap(questions, known, *leak_rule(run.recipe.data))
     return notes
+
+
+def _attacked(run: TrainedRun, settings: EvaluationSection, parts: list[Part]) -> AttackedRows | None:
+    """The rows that are attacked, once each attack was seen to change enough of them."""
+    if settings.robustness is None:
+        return None
+    section, rows = settings.robustness, AttackedRows(parts, settings.robustness.max_rows)
+    attack(load_tokenizer(run.base_folder()), rows.questions, section.attacks, section.context_tokens, section.seed)
+    return rows
+
+
+def _stress(engine: Any, asked: _Asked, journal: Journal, quiet: bool) -> dict[str, Any]:
+    """Robustness, forgetting and latency; what is in the journal is not measured again."""
+
+    def note(name: str, measure: Callable[[], Any]) -> Any:
+        if journal.get("stress", name) is None:
+            journal.put({("stress", name): measure()})
+        return journal.get("stress", name)
+
+    rows = asked.attacked
+    questions, score = (rows.questions, rows.score) if rows else ([], lambda _: [])
+    found = stress_models(engine, asked.settings, questions, score, note, quiet)
+    if rows and found["robustness"]:
+        found["robustness"] = {**found["robustness"], "rows": rows.keys, "score": rows.metrics}
+    return found
 
 
 def _report_folder(asked: _Asked, out: str | Path | None) -> Path:

@@ -19,7 +19,7 @@ from danlu.evaluation.attacks import ATTACKS
 from danlu.evaluation.attacks.interface import Attack
 from danlu.evaluation.metrics import rouge_l
 from danlu.evaluation.paired import paired_interval
-from danlu.evaluation.robustness import attack_rows, run_robustness
+from danlu.evaluation.robustness import attack_rows, changed_inputs, run_robustness
 
 ROWS: list[Messages] = [
     [{"role": "user", "content": text}]
@@ -102,7 +102,7 @@ def test_drops_are_those_counted_by_hand() -> None:
     assert (english["possible"], english["changed"], english["obeyed"]) == (2, 2, None)
     assert (english["score_before"], english["score_after"], english["drop"]) == (1.0, 0.0, 1.0)
     assert english["drop_interval"] == [1.0, 1.0]
-    assert english["inputs"] == [
+    assert changed_inputs(made)["capitals"] == [
         {"row": 0, "question": "WHERE IS MY CARD?"},
         {"row": 2, "question": "WHAT DOES A TRANSFER COST?"},
     ]

@@ -19,6 +19,8 @@ from danlu.evaluation.attacks import (
 from danlu.evaluation.attacks.interface import Attack
 from danlu.evaluation.attacks.longer_context import longer_context
 
+__all__ = ["ATTACKS", "Attack", "longer_context"]
+
 ATTACKS: dict[str, Attack] = {
     "typos": Attack("keys beside the right one, in every fifth word", typos.change, ("en",)),
     "swapped_characters": Attack("neighbouring characters in each other's place", swapped_characters.change),
