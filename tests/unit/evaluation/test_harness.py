@@ -19,6 +19,8 @@ from danlu.engines.transformers_engine import TransformersEngine
 from danlu.errors import InputError
 from danlu.evaluation.harness import find_tasks, run_harness
 from danlu.evaluation.harness_run import harness_lines
+from danlu.models.loading import load_base
+from danlu.recipe.model_schema import FourBitQuantization
 
 pytest.importorskip("lm_eval", reason="lm-evaluation-harness comes with danlu[harness]")
 ROWS = 12
@@ -103,6 +105,29 @@ def test_a_run_gets_the_harness_own_numbers_for_base_and_adapter(
     assert acc["higher_is_better"] is True
     assert found["tasks"]["danlu_colours"]["rows"] == ROWS
     json.dumps(found)
+
+
+def test_a_quantised_base_with_an_adapter_is_judged_as_it_is(
+    folder: Path, tiny_base: Path, adapter: Path, tokenizer: Any
+) -> None:
+    pytest.importorskip("bitsandbytes", reason="4 bits need danlu[quantization]")
+    base = load_base(tiny_base, torch.float32, quantization=FourBitQuantization(type="nf4"))
+    engine = TransformersEngine(PeftModel.from_pretrained(base, adapter).eval(), tokenizer, [2])
+    tasks = find_tasks([str(folder / "colours.yaml")])
+    found = run_harness({"base": engine.chosen(False), "tuned": engine.chosen(True)}, tokenizer, tasks)
+    acc = found["tasks"]["danlu_colours"]["metrics"]["acc"]
+    for model in ("base", "tuned"):
+        right = 0
+        for row in map(json.loads, (folder / "rows.jsonl").read_text().splitlines()):
+            text = f"Question: {row['question']}\nAnswer:"
+            prompt = tokenizer(text)["input_ids"]
+            likely = []
+            for choice in row["choices"]:  # the harness puts a blank between the two
+                ids = tokenizer(f"{text} {choice}")["input_ids"][len(prompt) :]
+                logits = engine.logits(prompt, ids, model == "tuned")
+                likely.append(logits.log_softmax(-1)[range(len(ids)), ids].sum().item())
+            right += likely.index(max(likely)) == row["answer"]
+        assert acc[model]["value"] == pytest.approx(right / ROWS)
 
 
 def test_a_file_can_be_named_and_a_limit_holds(folder: Path, tiny_base: Path, tokenizer: Any) -> None:
