@@ -20,7 +20,11 @@ FORMATS = {"merged": write_merged}
 
 
 def run_export(
-    run_folder: str | Path, to: str = "merged", out: str | Path | None = None, dtype: str | None = None
+    run_folder: str | Path,
+    to: str = "merged",
+    out: str | Path | None = None,
+    dtype: str | None = None,
+    max_shard_size: str | None = None,
 ) -> dict[str, Any]:
     """Exports a run and compares the result with the run's probes.
 
@@ -29,9 +33,10 @@ def run_export(
         to: a key of `FORMATS`.
         out: where to write; default `RUN/exports/FORMAT`.
         dtype: of the written weights; default the recipe's `export.dtype`.
+        max_shard_size: of a file of weights, such as `2GB`; default the recipe's `export.max_shard_size`.
 
     Returns:
-        `export_folder`, `parity`, `seconds`.
+        `export_folder`, `written` (what the format's writer gives), `parity`, `seconds`.
 
     Raises:
         GateError: the export differs from what was trained; the folder stays, for a look.
@@ -40,6 +45,7 @@ def run_export(
     started = time.perf_counter()
     _require_known("--to", to, FORMATS)
     _require_known("--dtype", dtype, [None, *BOUNDS])
+    shard_bytes = _bytes_of(max_shard_size)
     run = open_run(run_folder)
     probes = read_probes(run.folder)
     dtype = dtype or run.recipe.export.dtype
@@ -49,7 +55,7 @@ def run_export(
     require_disk(folder, (2 if dtype == "float32" else 1) * stored_bytes + 32 * 2**20, "the export")
     create_folder(folder, "export folder", "--out FOLDER")
     try:
-        FORMATS[to](run, folder, dtype)
+        written = FORMATS[to](run, folder, dtype, shard_bytes or run.recipe.export.max_shard_size)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
