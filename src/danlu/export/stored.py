@@ -44,12 +44,13 @@ class Stored:
         """Whether its numbers are such as are rounded."""
         return self.dtype in ("F64", "F32", "F16", "BF16")
 
-    def read(self) -> torch.Tensor:
-        """The tensor, in memory of its own: what is mapped of the file is given back."""
+    def read(self, dtype: torch.dtype | None = None) -> torch.Tensor:
+        """The tensor in a dtype or in its own, in memory of its own: what is mapped of the file is given back."""
         from safetensors import safe_open
 
         with safe_open(self.path, "pt") as stream:
-            return stream.get_tensor(self.name).clone()  # type: ignore[no-any-return]
+            tensor: torch.Tensor = stream.get_tensor(self.name)
+            return tensor.to(dtype or tensor.dtype, copy=True)
 
 
 def stored_tensors(folder: Path) -> Iterator[Stored]:

@@ -62,6 +62,7 @@ class TunedTensors:
 
     Attributes:
         model: the tuned model without the base's weights.
+        tied: names of parameters that are one matrix, a set for each.
         stored: the base's tensors that are in the model, in the order in which they are made.
 
     Raises:
@@ -78,6 +79,7 @@ class TunedTensors:
         self._dtypes = loaded_dtypes(model, source.dtype)
         found = [one for one in placed(stored_tensors(source.base), model) if one.parameter]
         empty = _without_storage(model)
+        self.tied = _tied_names(model)
         self.model = model if source.adapter is None else load_adapter(model, source.adapter, assign=True)
         inner = model if source.adapter is None else self.model.get_base_model()
         self._adapted = {name: layer for name, layer in inner.named_modules() if _can_merge(layer)}
@@ -118,10 +120,9 @@ class TunedTensors:
 
     def _read(self, one: Stored) -> torch.Tensor:
         """A tensor of the base as it was in training, in the dtype that it was loaded in, or in float32."""
-        tensor = one.read()
         if not one.is_floating:
-            return tensor
-        tensor = tensor.to(self._dtypes[one.parameter])
+            return one.read()
+        tensor = one.read(self._dtypes[one.parameter])
         if not self._is_quantized(one):
             return tensor
         assert self._source.quantization is not None
@@ -185,6 +186,13 @@ def _without_storage(model: Any) -> dict[int, torch.nn.Parameter]:
                 empty[id(parameter)] = torch.nn.Parameter(repeated, requires_grad=False)
             setattr(module, name, empty[id(parameter)])
     return {id(parameter): parameter for parameter in empty.values()}
+
+
+def _tied_names(model: Any) -> list[set[str]]:
+    names: dict[int, set[str]] = {}
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        names.setdefault(id(parameter), set()).add(name)
+    return [those for those in names.values() if len(those) > 1]
 
 
 def _can_merge(module: Any) -> bool:
