@@ -15,7 +15,7 @@ from danlu.models.loading import DTYPES
 # How far two sums of the same numbers may be apart, as a share of the largest: the order of additions. For the
 # narrow dtypes, one step of the last bit of each number.
 _SUMS = 1e-5
-_STEP = {"float32": 0.0, "float16": 2.0**-9, "bfloat16": 2.0**-6}
+_STEP = {"float32": 0.0, "float16": 2.0**-10, "bfloat16": 2.0**-7}
 _BASE = "is not the base's, and no adapter touches it: the folder was made from another base"
 _MIXED = "is not base + adapter"
 
@@ -94,7 +94,9 @@ def _of_update(made: Made, there: torch.Tensor, dtype: str) -> str:
     if size == 0:
         return ""
     # What rounding to the dtype leaves of the tensor, beside the update.
-    noise = 0.02 + 2 * _STEP[dtype] * float(base.norm()) / size
+    noise = 0.02 + _STEP[dtype] / 4 * float(base.norm()) / size
+    if noise > 0.3:
+        return ""
     ratio = float((found * update).sum()) / size**2
     if float((found - ratio * update).norm()) <= noise * size * max(1.0, abs(ratio)):
         if abs(ratio) <= noise:
@@ -102,10 +104,25 @@ def _of_update(made: Made, there: torch.Tensor, dtype: str) -> str:
         if abs(ratio - 2) <= noise:
             return "has the adapter's update twice"
         return f"has {ratio:.3g} times the adapter's update: another alpha or rank"
-    if update.dim() == 2 and update.shape[0] == update.shape[1]:
-        if float((found - update.t()).norm()) <= noise * size:
-            return "has the adapter's update transposed"
+    if update.dim() != 2:
+        return ""
+    if update.shape[0] == update.shape[1] and float((found - update.t()).norm()) <= noise * size:
+        return "has the adapter's update transposed"
+    if _within_rows_of(update, found, noise):
+        return "has an update by the adapter's A, but not by its B: transposed, or another's"
+    if _within_rows_of(update.t(), found.t(), noise):
+        return "has an update by the adapter's B, but not by its A: transposed, or another's"
     return ""
+
+
+def _within_rows_of(update: torch.Tensor, found: torch.Tensor, noise: float) -> bool:
+    """Whether all rows of `found` are sums of the rows of an update of low rank."""
+    generator = torch.Generator().manual_seed(0)
+    most = min(128, *(size // 2 for size in update.shape))
+    basis = torch.linalg.qr((torch.randn(most, update.shape[0], generator=generator) @ update).t())[0]
+    return all(
+        float((one - (one @ basis) @ basis.t()).norm()) <= noise * float(one.norm()) for one in (update, found)
+    )
 
 
 def _of_numbers(there: torch.Tensor, wanted: torch.Tensor, dtype: str, is_base: bool) -> str:
@@ -139,8 +156,8 @@ def _summed_up(odd: Sequence[Odd], here: Mapping[str, Stored], alone: int) -> It
     for one in here.values():
         files[one.path.name] = files.get(one.path.name, 0) + 1
     wrong = {one.file for one in odd}
-    if len(files) > 1 and len(wrong) == 1 and len(odd) == files[name := next(iter(wrong))] > 1:
-        yield f"shard: {name} is of another export: none of its {len(odd)} tensors is what it should be"
+    if len(files) > 1 and len(wrong) == 1 and len(odd) == files.get(next(iter(wrong)), 0) > 1:
+        yield f"shard: {wrong.pop()} is of another export: none of its {len(odd)} tensors is what it should be"
     causes: dict[str, list[Odd]] = {}
     for one in odd:
         causes.setdefault(one.cause, []).append(one)

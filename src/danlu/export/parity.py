@@ -94,6 +94,8 @@ def check_engine(
         bounds: what each format must keep to.
     """
     parity = Parity(written, faults=text_faults(engine, probes))
+    if sorted(engine.stop_ids) != probes.stop_ids:
+        parity.faults.append(f"stop tokens: {sorted(engine.stop_ids)}, in training {probes.stop_ids}")
     parity.by_dtype[written] = compare(engine, probes, against, tells_all)
     return parity.judge(bounds)
 
@@ -131,11 +133,8 @@ def check_parity(
 def _compare_folder(
     parity: Parity, folder: Path, probes: Probes, tokenizer: Any, layer_by_layer: bool | None
 ) -> None:
-    try:
-        stops = stop_ids(tokenizer, generation_defaults(folder))
-    except RowFault as fault:
-        parity.faults.append(f"chat template: {fault}")
-        stops = probes.stop_ids
+    parity.faults += _end_faults(folder, tokenizer, probes)
+    stops = _ends(folder) or probes.stop_ids
     if layer_by_layer or (layer_by_layer is None and not _fits(folder)):
         streamed = StreamedEngine(folder, tokenizer, stops)
         if streamed.can_stream:
@@ -157,6 +156,24 @@ def _compare_folder(
     engine.model = model.to(torch.bfloat16) if native else model.to(torch.bfloat16).to(torch.float32)
     parity.by_dtype["bfloat16"] = compare(engine, probes, "bfloat16" if native else "float32")
     parity.judge()
+
+
+def _ends(folder: Path) -> list[int]:
+    """Tokens at which Transformers, vLLM and others end an answer of this folder's model: no template is asked."""
+    ends = generation_defaults(folder).get("eos_token_id") or model_config(folder).get("eos_token_id")
+    return sorted([ends] if isinstance(ends, int) else ends or [])
+
+
+def _end_faults(folder: Path, tokenizer: Any, probes: Probes) -> list[str]:
+    """What the folder says of the end of answers, where it is not what training ended them with."""
+    ends = _ends(folder)
+    if ends != probes.stop_ids:
+        return [f"stop tokens: {ends or 'none is named'}, in training {probes.stop_ids}"]
+    try:
+        known = stop_ids(tokenizer, generation_defaults(folder))
+    except RowFault as fault:
+        return [f"chat template: {fault}"]
+    return [] if known == ends else [f"stop tokens: template and tokenizer end with {known}, training with {ends}"]
 
 
 def _fits(folder: Path) -> bool:
@@ -193,12 +210,12 @@ def _config_faults(folder: Path, base: Path) -> list[str]:
     return [
         f"config: {key} is {found.get(key)}, the base's {wanted.get(key)}"
         for key in sorted((found.keys() | wanted.keys()) - _FREE)
-        if found.get(key) != wanted.get(key) and not isinstance(wanted.get(key), dict)
+        if found.get(key) != wanted.get(key) and "model_type" not in str(wanted.get(key))
     ]
 
 
 def text_faults(engine: ScoringEngine | StreamedEngine, probes: Probes) -> list[str]:
-    """Faults of template, tokenizer and stop tokens: prompts that an engine makes otherwise than training did."""
+    """Faults of template and tokenizer: prompts that an engine makes otherwise than training did."""
     faults = []
     total = len(probes.probes)
     try:
@@ -213,8 +230,6 @@ def text_faults(engine: ScoringEngine | StreamedEngine, probes: Probes) -> list[
     elif other_ids:
         part = "prompt" if texts[0] is None else "tokenizer"
         faults.append(f"{part}: {len(other_ids)} of {total} prompts have other ids than in training{_shift(found, probes)}")
-    if sorted(engine.stop_ids) != sorted(probes.stop_ids):
-        faults.append(f"stop tokens: {list(engine.stop_ids)}, in training {probes.stop_ids}")
     return faults
 
 
