@@ -46,8 +46,22 @@ def write_merged(run: TrainedRun, folder: Path, dtype: str, max_shard_bytes: int
         FolderError: the adapter can't be merged.
         ModelError: tensors are missing from the base.
     """
-    base, source = run.base_folder(), tuned_source(run)
-    tokenizer, stops = load_tokenizer(base), stop_ids(load_tokenizer(base), generation_defaults(base))
+    base = run.base_folder()
+    return write_tuned(tuned_source(run, base), base, folder, dtype, max_shard_bytes)
+
+
+def write_tuned(source: Source, base: Path, folder: Path, dtype: str, max_shard_bytes: int) -> dict[str, Any]:
+    """As `write_merged`, from what the tuned model is made of.
+
+    Args:
+        source: of the weights.
+        base: folder that has the tokenizer, and the end tokens that training ended answers with.
+        folder: an empty folder.
+        dtype: of the files.
+        max_shard_bytes: largest file of weights.
+    """
+    tokenizer = load_tokenizer(base)
+    stops = stop_ids(tokenizer, generation_defaults(base))
     tuned = TunedTensors(source)
     if tuned.in_parts:
         return _in_one_piece(source, tokenizer, folder, stops, dtype, max_shard_bytes)
