@@ -67,9 +67,7 @@ def write_adapter(base: Path, folder: Path) -> None:
     from safetensors.torch import save_file
 
     model = skeleton(base)
-    config = LoraConfig(
-        r=16, lora_alpha=32, target_modules=resolve_targets(model, "all-linear"), task_type="CAUSAL_LM"
-    )
+    config = LoraConfig(r=16, lora_alpha=32, target_modules=resolve_targets(model, "all-linear"), task_type="CAUSAL_LM")
     state = get_peft_model_state_dict(get_peft_model(model, config), save_embedding_layers=False)
     config.save_pretrained(folder)
     numbers = {name: torch.randn(tensor.shape) * 0.01 for name, tensor in state.items()}

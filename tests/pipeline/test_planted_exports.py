@@ -216,7 +216,9 @@ def missing_adapter(trained: Trained, folder: Path, aside: Path) -> None:
 
 
 def not_a_number(trained: Trained, folder: Path, aside: Path) -> None:
-    change(folder, "model.layers.0.mlp.up_proj.weight", lambda weight: weight.index_fill(0, torch.tensor([3]), torch.nan))
+    change(
+        folder, "model.layers.0.mlp.up_proj.weight", lambda weight: weight.index_fill(0, torch.tensor([3]), torch.nan)
+    )
 
 
 def other_angles(trained: Trained, folder: Path, aside: Path) -> None:

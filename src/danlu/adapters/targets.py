@@ -15,9 +15,7 @@ from danlu.models.quiet import quiet_transformers
 _ATTENTION = ("attn", "attention")
 
 
-def skeleton(
-    folder: Path, config_fields: Mapping[str, Any] | None = None, dtype: torch.dtype | None = None
-) -> Any:
+def skeleton(folder: Path, config_fields: Mapping[str, Any] | None = None, dtype: torch.dtype | None = None) -> Any:
     """The model of a folder without weights, on the meta device: its shape, in a second.
 
     Args:

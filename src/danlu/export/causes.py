@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from danlu.export.stored import Stored, placed, stored_tensors
+from danlu.export.stored import Stored, stored_tensors
 from danlu.export.tensors import Made, Source, TunedTensors
 from danlu.models.loading import DTYPES
 
@@ -120,9 +120,7 @@ def _within_rows_of(update: torch.Tensor, found: torch.Tensor, noise: float) -> 
     generator = torch.Generator().manual_seed(0)
     most = min(128, *(size // 2 for size in update.shape))
     basis = torch.linalg.qr((torch.randn(most, update.shape[0], generator=generator) @ update).t())[0]
-    return all(
-        float((one - (one @ basis) @ basis.t()).norm()) <= noise * float(one.norm()) for one in (update, found)
-    )
+    return all(float((one - (one @ basis) @ basis.t()).norm()) <= noise * float(one.norm()) for one in (update, found))
 
 
 def _of_numbers(there: torch.Tensor, wanted: torch.Tensor, dtype: str, is_base: bool) -> str:
@@ -153,8 +151,8 @@ def _untied(tuned: TunedTensors, here: Mapping[str, Stored]) -> list[str]:
 def _summed_up(odd: Sequence[Odd], here: Mapping[str, Stored], alone: int) -> Iterator[str]:
     """A line for each cause; one for a file in which everything is wrong, and nothing elsewhere."""
     files: dict[str, int] = {}
-    for one in here.values():
-        files[one.path.name] = files.get(one.path.name, 0) + 1
+    for stored in here.values():
+        files[stored.path.name] = files.get(stored.path.name, 0) + 1
     wrong = {one.file for one in odd}
     if len(files) > 1 and len(wrong) == 1 and len(odd) == files.get(next(iter(wrong)), 0) > 1:
         yield f"shard: {wrong.pop()} is of another export: none of its {len(odd)} tensors is what it should be"

@@ -130,9 +130,7 @@ def check_parity(
     return parity
 
 
-def _compare_folder(
-    parity: Parity, folder: Path, probes: Probes, tokenizer: Any, layer_by_layer: bool | None
-) -> None:
+def _compare_folder(parity: Parity, folder: Path, probes: Probes, tokenizer: Any, layer_by_layer: bool | None) -> None:
     parity.faults += _end_faults(folder, tokenizer, probes)
     stops = _ends(folder) or probes.stop_ids
     if layer_by_layer or (layer_by_layer is None and not _fits(folder)):
@@ -229,7 +227,9 @@ def text_faults(engine: ScoringEngine | StreamedEngine, probes: Probes) -> list[
         faults.append(f"chat template: {other_texts} of {total} prompts read otherwise than in training")
     elif other_ids:
         part = "prompt" if texts[0] is None else "tokenizer"
-        faults.append(f"{part}: {len(other_ids)} of {total} prompts have other ids than in training{_shift(found, probes)}")
+        faults.append(
+            f"{part}: {len(other_ids)} of {total} prompts have other ids than in training{_shift(found, probes)}"
+        )
     return faults
 
 

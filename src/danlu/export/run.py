@@ -11,7 +11,6 @@ from typing import Any
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
 from danlu.errors import Fault, FolderError, GateError, InputError, ModelError
-from danlu.export.comparison import BOUNDS
 from danlu.export.merge import tuned_source, write_merged
 from danlu.export.parity import Parity, check_parity
 from danlu.export.tensors import Source
@@ -141,9 +140,7 @@ def _require_known(option: str, value: str | None, known: Collection[str | None]
         raise InputError(Fault(f"{option} {value} is not known", "command line", allowed, "take one of those"))
 
 
-def _verdict(
-    run: TrainedRun, folder: Path, parity: Parity, started: float, written: dict[str, Any]
-) -> dict[str, Any]:
+def _verdict(run: TrainedRun, folder: Path, parity: Parity, started: float, written: dict[str, Any]) -> dict[str, Any]:
     result = {
         "export_folder": str(folder),
         "written": written,

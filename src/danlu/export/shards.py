@@ -42,7 +42,8 @@ class Planned:
     @property
     def num_bytes(self) -> int:
         """Its size in the file."""
-        return int(torch.Size(self.shape).numel()) * self.dtype.itemsize
+        size: int = torch.Size(self.shape).numel() * self.dtype.itemsize
+        return size
 
 
 def into_shards(planned: Sequence[Planned], max_shard_bytes: int) -> list[list[Planned]]:

@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from danlu.adapters.targets import skeleton
 from danlu.data.template import prompt_ids
 from danlu.engines.interface import NextTokens
 from danlu.export.stored import Stored, placed, stored_tensors
 from danlu.models.decoder_start import decoder_start
-from danlu.models.loading import choose_device, model_class
+from danlu.models.loading import choose_device
 from danlu.models.quiet import quiet_transformers
 from danlu.training.probes import Probes
 
@@ -121,11 +122,13 @@ def _empty(folder: Path) -> Any:
     """The folder's model, in evaluation mode: its parameters are on the meta device, what it computes itself is not."""
     from accelerate import init_empty_weights
 
-    with quiet_transformers(), init_empty_weights():
-        from transformers import AutoConfig
-
-        config = AutoConfig.from_pretrained(folder)
-        return model_class(folder).from_config(config, dtype=torch.float32).eval()
+    model = skeleton(folder, dtype=torch.float32).eval()
+    with quiet_transformers(), init_empty_weights():  # which unties what is one matrix, but computes buffers
+        buffers = dict(type(model)(model.config).named_buffers())
+    for name, buffer in buffers.items():
+        owner, _, last = name.rpartition(".")
+        model.get_submodule(owner)._buffers[last] = buffer
+    return model
 
 
 def _padded(rows: Sequence[Sequence[int]]) -> torch.Tensor:

@@ -146,8 +146,9 @@ def test_a_quantised_base_is_what_its_bits_stand_for(tmp_path: Path, bits: str, 
     base = saved_base(tmp_path / "base", FAMILIES[family])
     adapter = saved_adapter(base, tmp_path / "adapter", KINDS["lora"])
     assert_made_as_peft_makes_it(Source(base, torch.bfloat16, ALL_BITS[bits], adapter))
-    plain, fewer = made(Source(base, torch.bfloat16, None, adapter)), made(
-        Source(base, torch.bfloat16, ALL_BITS[bits], adapter)
+    plain, fewer = (
+        made(Source(base, torch.bfloat16, None, adapter)),
+        made(Source(base, torch.bfloat16, ALL_BITS[bits], adapter)),
     )
     assert any(not torch.equal(plain[name], fewer[name]) for name in plain)
 
@@ -193,7 +194,11 @@ def test_an_adapter_of_another_base_is_refused(tmp_path: Path, other: str) -> No
 def test_shards_hold_the_tensors_and_keep_to_their_size(tmp_path: Path) -> None:
     torch.manual_seed(0)
     tensors = {f"layer.{number}": torch.randn(number + 1, 40).to(torch.bfloat16) for number in range(30)}
-    tensors |= {"scalar": torch.tensor(3), "flags": torch.tensor([True, False]), "wide": torch.randn(5, dtype=torch.float64)}
+    tensors |= {
+        "scalar": torch.tensor(3),
+        "flags": torch.tensor([True, False]),
+        "wide": torch.randn(5, dtype=torch.float64),
+    }
     planned = [Planned(name, tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()]
     files = write_shards(tmp_path, into_shards(planned, 10_000), iter(tensors.items()))
     assert len(files) > 3
