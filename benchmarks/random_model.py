@@ -54,6 +54,22 @@ def llama_1b_whole() -> LlamaConfig:
     return llama_1b(128_256)
 
 
+def llama_7b() -> LlamaConfig:
+    """Llama 2 7B's shape; the tokenizer, which has a larger vocabulary, brings its own number of tokens."""
+    return LlamaConfig(
+        hidden_size=4096,
+        intermediate_size=11008,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=32,
+        vocab_size=49152,
+        max_position_embeddings=4096,
+        rms_norm_eps=1e-5,
+        tie_word_embeddings=False,
+        **_TOKENS,
+    )
+
+
 def gemma_270m() -> Gemma3TextConfig:
     """Gemma 3 270M's shape, its whole vocabulary, of which the tokenizer uses the first part."""
     return Gemma3TextConfig(
@@ -112,6 +128,7 @@ def t5_77m() -> T5Config:
 SHAPES: dict[str, Callable[[], PreTrainedConfig]] = {
     "llama-1b": llama_1b,
     "llama-1b-whole": llama_1b_whole,
+    "llama-7b": llama_7b,
     "gemma-270m": gemma_270m,
     "qwen2-170m": qwen2_170m,
     "gpt2-124m": gpt2_124m,

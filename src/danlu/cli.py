@@ -344,15 +344,24 @@ def generate(
 @click.option("--to", "to_format", default="merged", show_default=True, help="The format: merged.")
 @click.option("--out", help="Folder to write; default RUN/exports/FORMAT.")
 @click.option("--dtype", help="float32 or bfloat16; default the recipe's export.dtype.")
+@click.option("--max-shard-size", help="Largest file of weights, such as 2GB; default the recipe's.")
 @click.option("--check", help="Write nothing; compare this folder with the run's probes.")
 @_json_option
-def export(run: str, to_format: str, out: str | None, dtype: str | None, check: str | None, as_json: bool) -> None:
+def export(
+    run: str,
+    to_format: str,
+    out: str | None,
+    dtype: str | None,
+    max_shard_size: str | None,
+    check: str | None,
+    as_json: bool,
+) -> None:
     """Export a run and prove the export against what was trained."""
     from danlu.export.parity import parity_lines
     from danlu.export.run import run_check, run_export
 
-    result = run_check(run, check) if check else run_export(run, to_format, out, dtype)
-    lines = parity_lines(result["parity"])
+    result = run_check(run, check) if check else run_export(run, to_format, out, dtype, max_shard_size)
+    lines = [*parity_lines(result["parity"]), *result["written"].get("notes", [])]
     _finish(result, as_json, "\n".join([*lines, f"  proven  {result['export_folder']}"]))
 
 

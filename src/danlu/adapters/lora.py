@@ -85,8 +85,13 @@ def save_adapter(model: Any, folder: Path, base_name: str, whole: Mapping[str, A
     (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
 
 
-def load_adapter(model: Any, folder: Path) -> Any:
+def load_adapter(model: Any, folder: Path, assign: bool = False) -> Any:
     """Puts a saved adapter on its base.
+
+    Args:
+        model: the base.
+        folder: of the adapter.
+        assign: its tensors take the place of the model's, as for a base without weights, instead of being copied in.
 
     Returns:
         PEFT's wrapped model, in evaluation mode. Its `disable_adapter()` gives the base's answers.
@@ -102,7 +107,8 @@ def load_adapter(model: Any, folder: Path) -> Any:
     biases = own_biases(model)
     with quiet_transformers():
         try:
-            tuned = PeftModel.from_pretrained(model, folder, is_trainable=False)
+            place = {"low_cpu_mem_usage": True, "torch_device": str(model.device)} if assign else {}
+            tuned = PeftModel.from_pretrained(model, folder, is_trainable=False, **place)
         except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
             raise FolderError(
                 Fault(

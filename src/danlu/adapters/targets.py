@@ -15,12 +15,13 @@ from danlu.models.quiet import quiet_transformers
 _ATTENTION = ("attn", "attention")
 
 
-def skeleton(folder: Path, config_fields: Mapping[str, Any] | None = None) -> Any:
+def skeleton(folder: Path, config_fields: Mapping[str, Any] | None = None, dtype: torch.dtype | None = None) -> Any:
     """The model of a folder without weights, on the meta device: its shape, in a second.
 
     Args:
         folder: with a `config.json`.
         config_fields: of the text model's config, set to other values than the folder's.
+        dtype: of its parameters; None: the config's.
 
     Raises:
         ModelError: Transformers does not know the architecture, or its decoder has no known beginning.
@@ -35,7 +36,7 @@ def skeleton(folder: Path, config_fields: Mapping[str, Any] | None = None) -> An
             for name, value in (config_fields or {}).items():
                 setattr(config.get_text_config(), name, value)
             with torch.device("meta"):
-                model = model_class(folder).from_config(config)
+                model = model_class(folder).from_config(config, **({} if dtype is None else {"dtype": dtype}))
         except (ValueError, KeyError, OSError) as error:
             raise ModelError(
                 Fault(

@@ -8,19 +8,36 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from danlu.errors import Fault, FolderError, GateError, InputError
-from danlu.export.merge import write_merged
-from danlu.export.parity import BOUNDS, Parity, check_parity
+from pydantic import ByteSize, TypeAdapter, ValidationError
+
+from danlu.errors import Fault, FolderError, GateError, InputError, ModelError
+from danlu.export.merge import tuned_source, write_merged
+from danlu.export.parity import Parity, check_parity
+from danlu.export.tensors import Source
 from danlu.models.folder import weight_files
-from danlu.runs import create_folder, require_disk, write_json, write_manifest
+from danlu.runs import (
+    ADAPTER,
+    MANIFEST,
+    MODEL,
+    create_folder,
+    file_hash,
+    read_manifest,
+    require_disk,
+    write_json,
+    write_manifest,
+)
 from danlu.training.probes import read_probes
-from danlu.training.trained import TrainedRun, open_run
+from danlu.training.trained import TrainedRun, base_hash, open_run
 
 FORMATS = {"merged": write_merged}
 
 
 def run_export(
-    run_folder: str | Path, to: str = "merged", out: str | Path | None = None, dtype: str | None = None
+    run_folder: str | Path,
+    to: str = "merged",
+    out: str | Path | None = None,
+    dtype: str | None = None,
+    max_shard_size: str | None = None,
 ) -> dict[str, Any]:
     """Exports a run and compares the result with the run's probes.
 
@@ -29,9 +46,10 @@ def run_export(
         to: a key of `FORMATS`.
         out: where to write; default `RUN/exports/FORMAT`.
         dtype: of the written weights; default the recipe's `export.dtype`.
+        max_shard_size: of a file of weights, such as `2GB`; default the recipe's `export.max_shard_size`.
 
     Returns:
-        `export_folder`, `parity`, `seconds`.
+        `export_folder`, `written` (what the format's writer gives), `parity`, `seconds`.
 
     Raises:
         GateError: the export differs from what was trained; the folder stays, for a look.
@@ -39,7 +57,8 @@ def run_export(
     """
     started = time.perf_counter()
     _require_known("--to", to, FORMATS)
-    _require_known("--dtype", dtype, [None, *BOUNDS])
+    _require_known("--dtype", dtype, [None, "float32", "bfloat16"])
+    shard_bytes = _bytes_of(max_shard_size)
     run = open_run(run_folder)
     probes = read_probes(run.folder)
     dtype = dtype or run.recipe.export.dtype
@@ -49,15 +68,24 @@ def run_export(
     require_disk(folder, (2 if dtype == "float32" else 1) * stored_bytes + 32 * 2**20, "the export")
     create_folder(folder, "export folder", "--out FOLDER")
     try:
-        FORMATS[to](run, folder, dtype)
+        written = FORMATS[to](run, folder, dtype, shard_bytes or run.recipe.export.max_shard_size)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
     parity = check_parity(folder, probes)
+    if not parity.passed:
+        parity = check_parity(folder, probes, tuned_source(run, base))
     write_json(folder / "parity.json", parity.to_json())
-    about = {"run_folder": str(run.folder), "format": to, "parity": parity.to_json()}
+    about = {
+        "run_folder": str(run.folder),
+        "format": to,
+        "base_sha256": run.about.get("base_sha256"),
+        "trained_sha256": _trained_hash(run),
+        "written": written,
+        "parity": parity.to_json(),
+    }
     write_manifest(folder, "export", about, skip=["parity.json"])
-    return _verdict(run, folder, parity, started)
+    return _verdict(run, folder, parity, started, written)
 
 
 def run_check(run_folder: str | Path, folder: str | Path) -> dict[str, Any]:
@@ -66,8 +94,44 @@ def run_check(run_folder: str | Path, folder: str | Path) -> dict[str, Any]:
     if not Path(folder).is_dir():
         raise FolderError(Fault("no such folder", str(folder), "a folder that an export wrote", "check the path"))
     run = open_run(run_folder)
-    parity = check_parity(Path(folder), read_probes(run.folder))
-    return _verdict(run, Path(folder), parity, started)
+    tuned, why_not = _at_hand(run)
+    parity = check_parity(Path(folder), read_probes(run.folder), tuned)
+    parity.faults[:0] = _other_origin(run, Path(folder))
+    return _verdict(run, Path(folder), parity, started, {"notes": why_not})
+
+
+def _at_hand(run: TrainedRun) -> tuple[Source | None, list[str]]:
+    """What to compare weights with; or why there is nothing, in which case the probes alone judge."""
+    try:
+        return tuned_source(run), []
+    except ModelError as error:
+        return None, [f"weights not compared tensor by tensor: {error.faults[0].what}"]
+
+
+def _other_origin(run: TrainedRun, folder: Path) -> list[str]:
+    """Faults of a folder whose manifest says that it was made of another base or adapter than the run has now."""
+    if not (folder / MANIFEST).is_file():
+        return []
+    about, faults = read_manifest(folder, "export"), []
+    if about.get("base_sha256") not in (None, run.about.get("base_sha256")):
+        faults.append("base: the folder was made from another base than this run was trained on")
+    if about.get("trained_sha256") not in (None, _trained_hash(run)):
+        faults.append("adapter: the folder was made from other trained weights than this run has now")
+    return faults
+
+
+def _trained_hash(run: TrainedRun) -> str:
+    """SHA-256 of what the run trained."""
+    if run.recipe.adapter is None:
+        return base_hash(run.folder / MODEL)
+    return file_hash(run.folder / ADAPTER / "adapter_model.safetensors")
+
+
+def _bytes_of(size: str | None) -> int | None:
+    try:
+        return None if size is None else max(100_000, int(TypeAdapter(ByteSize).validate_python(size)))
+    except ValidationError as error:
+        raise InputError(Fault(f"{size} is no size", "--max-shard-size", "2GB, 500MB", "give it so")) from error
 
 
 def _require_known(option: str, value: str | None, known: Collection[str | None]) -> None:
@@ -76,9 +140,10 @@ def _require_known(option: str, value: str | None, known: Collection[str | None]
         raise InputError(Fault(f"{option} {value} is not known", "command line", allowed, "take one of those"))
 
 
-def _verdict(run: TrainedRun, folder: Path, parity: Parity, started: float) -> dict[str, Any]:
+def _verdict(run: TrainedRun, folder: Path, parity: Parity, started: float, written: dict[str, Any]) -> dict[str, Any]:
     result = {
         "export_folder": str(folder),
+        "written": written,
         "parity": parity.to_json(),
         "seconds": round(time.perf_counter() - started, 3),
     }

@@ -90,7 +90,12 @@ def _weight_faults(folder: Path) -> list[Fault]:
                 )
             ]
         return [Fault("the folder has no weights", str(folder), "*.safetensors", "fetch the model again")]
-    return [fault for path in files if (fault := _safetensors_fault(path))] + _missing_shards(folder)
+    return broken_weights(folder)
+
+
+def broken_weights(folder: Path) -> list[Fault]:
+    """Faults of the safetensors files that are there, and those that an index names and that are not."""
+    return [fault for path in weight_files(folder) if (fault := _safetensors_fault(path))] + _missing_shards(folder)
 
 
 def _safetensors_fault(path: Path) -> Fault | None:

@@ -116,6 +116,44 @@ def dequantized(layer: Any, dtype: torch.dtype) -> torch.Tensor:
     return weight.data.to(dtype).mul_(largest.unsqueeze(1) / 127)
 
 
+def quantized_names(model: Any, quantization: Quantization) -> list[str]:
+    """Names of the layers of a model that would be kept in fewer bits, were it loaded so.
+
+    Args:
+        model: without weights, on the meta device; its layers are replaced.
+        quantization: of the recipe.
+    """
+    from transformers.quantizers import AutoHfQuantizer
+
+    config = library_config(quantization, torch.float32)
+    AutoHfQuantizer.from_config(config, pre_quantized=False).preprocess_model(model, device_map={"": "cpu"})
+    return [name for name, _ in quantized_layers(model)]
+
+
+def in_fewer_bits(weight: torch.Tensor, quantization: Quantization) -> torch.Tensor:
+    """What a layer's weights become if they are quantised when they are loaded.
+
+    Args:
+        weight: `[out, in]`, in the dtype that the base is loaded in, on the device that quantises.
+        quantization: of the recipe.
+
+    Returns:
+        `[out, in]`, float32, on the same device.
+    """
+    import bitsandbytes as bnb
+
+    size = (weight.shape[1], weight.shape[0])
+    if isinstance(quantization, EightBitQuantization):
+        layer = bnb.nn.Linear8bitLt(*size, bias=False, has_fp16_weights=False, device="meta")
+        eight = bnb.nn.Int8Params(weight.cpu(), requires_grad=False, has_fp16_weights=False)
+        layer.weight = eight.to(weight.device)
+    else:
+        layer = bnb.nn.Linear4bit(*size, bias=False, device="meta")
+        how = {"quant_type": quantization.type, "compress_statistics": quantization.double}
+        layer.weight = bnb.nn.Params4bit(weight, requires_grad=False, **how).to(weight.device)
+    return dequantized(layer, torch.float32)
+
+
 def dequantize_to(model: Any, dtype: torch.dtype) -> None:
     """Makes layers in four bits compute in another dtype; what is not quantised stays."""
     for _, layer in quantized_layers(model):

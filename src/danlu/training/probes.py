@@ -2,7 +2,7 @@
 
 `probes/probes.json` has, for each probe, its messages, the rendered prompt and its ids; the stop ids; and for each
 dtype the greedy answer. `probes/logits.safetensors` has, for each dtype, the largest next-token logits before each
-token of that answer.
+token of that answer, and what makes probabilities of them.
 """
 
 from __future__ import annotations
@@ -34,12 +34,14 @@ class Expected:
         text: the answer's text.
         token_ids: `[A, K]` the likeliest next tokens, likeliest first.
         logits: `[A, K]` their logits, float32.
+        logsumexp: `[A]` of all logits, float32: logits - logsumexp are log-probabilities; None in runs of before.
     """
 
     answer_ids: list[int]
     text: str
     token_ids: torch.Tensor
     logits: torch.Tensor
+    logsumexp: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,8 @@ def expect(engine: TransformersEngine, questions: Sequence[Messages], max_new_to
     for messages, answer in zip(questions, answers, strict=True):
         logits = engine.logits(prompt_ids(engine.tokenizer, messages), answer.ids)
         top = logits.topk(min(TOP_K, logits.shape[-1]), dim=-1)
-        expected.append(Expected(list(answer.ids), answer.text, top.indices.int().cpu(), top.values.cpu()))
+        tokens, largest, total = top.indices.int().cpu(), top.values.cpu(), logits.logsumexp(-1).cpu()
+        expected.append(Expected(list(answer.ids), answer.text, tokens, largest, total))
     return expected
 
 
@@ -98,6 +101,8 @@ def write_probes(
             answers[dtype] = {"ids": expected[index].answer_ids, "text": expected[index].text}
             tensors[f"{dtype}.{index:02d}.token_ids"] = expected[index].token_ids.contiguous()
             tensors[f"{dtype}.{index:02d}.logits"] = expected[index].logits.contiguous()
+            if (total := expected[index].logsumexp) is not None:
+                tensors[f"{dtype}.{index:02d}.logsumexp"] = total.contiguous()
         probes.append(
             {
                 "messages": messages,
@@ -135,6 +140,7 @@ def read_probes(run: Path) -> Probes:
                         answer["text"],
                         tensors[f"{dtype}.{index:02d}.token_ids"],
                         tensors[f"{dtype}.{index:02d}.logits"],
+                        tensors.get(f"{dtype}.{index:02d}.logsumexp"),
                     )
                     for dtype, answer in item["answers"].items()
                 },

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,4 +110,11 @@ def open_run(folder: str | Path, allow_stopped: bool = False) -> TrainedRun:
 
 def base_hash(folder: Path) -> str:
     """SHA-256 over the hashes of a model's weight files, in order of name."""
-    return hashlib.sha256("".join(file_hash(path) for path in weight_files(folder)).encode()).hexdigest()
+    hashes = [_hash(path, path.stat().st_size, path.stat().st_mtime_ns) for path in weight_files(folder)]
+    return hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+@functools.lru_cache(512)
+def _hash(path: Path, _size: int, _changed_ns: int) -> str:
+    """Of a file that is read once, though several stages ask: a large base takes minutes."""
+    return file_hash(path)
