@@ -276,17 +276,26 @@ def evaluate(run: str, as_json: bool) -> None:
 
 @cli.command()
 @click.argument("run")
-@click.option("--to", "to_format", default="merged", show_default=True, help="The format: merged.")
+@click.option("--to", "to_format", default="merged", show_default=True, help="The format; see docs/en/export.md.")
 @click.option("--out", help="Folder to write; default RUN/exports/FORMAT.")
 @click.option("--dtype", help="float32 or bfloat16; default the recipe's export.dtype.")
+@click.option("--quantize", metavar="TYPE", help="Type within the format, such as q4_k_m for gguf.")
 @click.option("--check", help="Write nothing; compare this folder with the run's probes.")
 @_json_option
-def export(run: str, to_format: str, out: str | None, dtype: str | None, check: str | None, as_json: bool) -> None:
+def export(
+    run: str,
+    to_format: str,
+    out: str | None,
+    dtype: str | None,
+    quantize: str | None,
+    check: str | None,
+    as_json: bool,
+) -> None:
     """Export a run and prove the export against what was trained."""
     from danlu.export.parity import parity_lines
     from danlu.export.run import run_check, run_export
 
-    result = run_check(run, check) if check else run_export(run, to_format, out, dtype)
+    result = run_check(run, check) if check else run_export(run, to_format, out, dtype, quantize)
     lines = parity_lines(result["parity"])
     _finish(result, as_json, "\n".join([*lines, f"  proven  {result['export_folder']}"]))
 
