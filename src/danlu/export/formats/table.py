@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from danlu.export.formats import gguf, gguf_lora
+from danlu.export.formats import gguf, gguf_lora, onnx
 from danlu.export.formats.interface import Format
 
-FORMATS: dict[str, Format] = {one.name: one for one in (gguf.FORMAT, gguf_lora.FORMAT)}
+FORMATS: dict[str, Format] = {one.name: one for one in (gguf.FORMAT, gguf_lora.FORMAT, onnx.FORMAT, onnx.INT8)}
