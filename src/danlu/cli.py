@@ -341,10 +341,11 @@ def generate(
 
 @cli.command()
 @click.argument("run")
-@click.option("--to", "to_format", default="merged", show_default=True, help="The format: merged.")
+@click.option("--to", "to_format", default="merged", show_default=True, help="The format; see docs/en/export.md.")
 @click.option("--out", help="Folder to write; default RUN/exports/FORMAT.")
 @click.option("--dtype", help="float32 or bfloat16; default the recipe's export.dtype.")
 @click.option("--max-shard-size", help="Largest file of weights, such as 2GB; default the recipe's.")
+@click.option("--quantize", metavar="TYPE", help="Type within the format, such as q4_k_m for gguf.")
 @click.option("--check", help="Write nothing; compare this folder with the run's probes.")
 @_json_option
 def export(
@@ -353,6 +354,7 @@ def export(
     out: str | None,
     dtype: str | None,
     max_shard_size: str | None,
+    quantize: str | None,
     check: str | None,
     as_json: bool,
 ) -> None:
@@ -360,7 +362,7 @@ def export(
     from danlu.export.parity import parity_lines
     from danlu.export.run import run_check, run_export
 
-    result = run_check(run, check) if check else run_export(run, to_format, out, dtype, max_shard_size)
+    result = run_check(run, check) if check else run_export(run, to_format, out, dtype, max_shard_size, quantize)
     lines = [*parity_lines(result["parity"]), *result["written"].get("notes", [])]
     _finish(result, as_json, "\n".join([*lines, f"  proven  {result['export_folder']}"]))
 

@@ -26,6 +26,7 @@ LAYERS = [
     ["data"],
     ["models"],
     ["kernels"],
+    ["environments"],
     ["tracking"],
     ["pages"],
     ["audit"],

@@ -5,48 +5,88 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import ByteSize, TypeAdapter, ValidationError
 
+from danlu.data.run import prepare
+from danlu.engines.exported import engine_for
+from danlu.engines.local import local_answers
 from danlu.errors import Fault, FolderError, GateError, InputError, ModelError
+from danlu.export.card import CARD, Exported, write_card
+from danlu.export.formats.interface import Format, Subject
+from danlu.export.formats.table import FORMATS
 from danlu.export.merge import tuned_source, write_merged
-from danlu.export.parity import Parity, check_parity
+from danlu.export.origin import origin_faults, origin_of
+from danlu.export.parity import Parity, check_engine, check_parity
 from danlu.export.tensors import Source
 from danlu.models.folder import weight_files
+from danlu.recipe import load_recipe
 from danlu.runs import (
     ADAPTER,
     MANIFEST,
-    MODEL,
+    RESOLVED,
     create_folder,
-    file_hash,
     read_manifest,
     require_disk,
     write_json,
     write_manifest,
 )
-from danlu.training.probes import read_probes
-from danlu.training.trained import TrainedRun, base_hash, open_run
+from danlu.training.probes import Probes, read_probes
+from danlu.training.trained import TrainedRun, open_run
 
-FORMATS = {"merged": write_merged}
+MERGED = "merged"
+_DTYPES = ("float32", "bfloat16")
+_MERGED_TITLE, _MERGED_USAGE = "merged safetensors", 'AutoModelForCausalLM.from_pretrained("{folder}")'
+_SPARE_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """What was asked for: a format, and the type within it.
+
+    Attributes:
+        name: of the format.
+        format: None for a merged folder.
+        kind: dtype of the merged weights, or `--quantize`; None where the format leaves no choice.
+        shard_bytes: largest file of merged weights; None: the recipe's.
+    """
+
+    name: str
+    format: Format | None
+    kind: str | None
+    shard_bytes: int | None
+
+    @property
+    def bounds(self) -> str:
+        """What the gate knows it by; see `danlu.export.comparison.BOUNDS`."""
+        return self.kind or self.name
+
+    @property
+    def folder_name(self) -> str:
+        """In the run's `exports`."""
+        return "-".join(filter(None, (self.name, self.kind if self.format else None)))
 
 
 def run_export(
     run_folder: str | Path,
-    to: str = "merged",
+    to: str = MERGED,
     out: str | Path | None = None,
     dtype: str | None = None,
     max_shard_size: str | None = None,
+    quantize: str | None = None,
 ) -> dict[str, Any]:
     """Exports a run and compares the result with the run's probes.
 
     Args:
         run_folder: a complete run.
-        to: a key of `FORMATS`.
+        to: `merged`, or a key of `FORMATS`.
         out: where to write; default `RUN/exports/FORMAT`.
-        dtype: of the written weights; default the recipe's `export.dtype`.
-        max_shard_size: of a file of weights, such as `2GB`; default the recipe's `export.max_shard_size`.
+        dtype: of merged weights; default the recipe's `export.dtype`.
+        max_shard_size: of a file of merged weights, such as `2GB`; default the recipe's `export.max_shard_size`.
+        quantize: the type within the format, where it has several.
 
     Returns:
         `export_folder`, `written` (what the format's writer gives), `parity`, `seconds`.
@@ -54,50 +94,118 @@ def run_export(
     Raises:
         GateError: the export differs from what was trained; the folder stays, for a look.
         FolderError: the run is not complete, or the folder is not empty.
+        InputError: what was asked for does not exist, or can't be made of this run.
     """
     started = time.perf_counter()
-    _require_known("--to", to, FORMATS)
-    _require_known("--dtype", dtype, [None, "float32", "bfloat16"])
-    shard_bytes = _bytes_of(max_shard_size)
+    wanted = _wanted(to, dtype, max_shard_size, quantize)
     run = open_run(run_folder)
-    probes = read_probes(run.folder)
-    dtype = dtype or run.recipe.export.dtype
-    base = run.base_folder()
-    folder = Path(out) if out else run.folder / "exports" / to
-    stored_bytes = sum(path.stat().st_size for path in weight_files(base))
-    require_disk(folder, (2 if dtype == "float32" else 1) * stored_bytes + 32 * 2**20, "the export")
+    probes, base = read_probes(run.folder), run.base_folder()
+    if wanted.format is None and wanted.kind is None:
+        wanted = _Wanted(MERGED, None, run.recipe.export.dtype, wanted.shard_bytes)
+    subject = _subject(run, base, probes.stop_ids)
+    if wanted.format and (refused := wanted.format.refusal(subject, wanted.kind)):
+        raise InputError(refused)
+    folder = Path(out) if out else run.folder / "exports" / wanted.folder_name
+    require_disk(folder, _disk_bytes(wanted, base), "the export")
     create_folder(folder, "export folder", "--out FOLDER")
     try:
-        written = FORMATS[to](run, folder, dtype, shard_bytes or run.recipe.export.max_shard_size)
+        written = _write(run, wanted, subject, folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    parity = check_parity(folder, probes)
-    if not parity.passed:
-        parity = check_parity(folder, probes, tuned_source(run, base))
+    parity = _judge(folder, wanted, probes, None)
+    if wanted.format is None and not parity.passed:
+        parity = _judge(folder, wanted, probes, tuned_source(run, base))  # which says what is wrong
     write_json(folder / "parity.json", parity.to_json())
-    about = {
-        "run_folder": str(run.folder),
-        "format": to,
-        "base_sha256": run.about.get("base_sha256"),
-        "trained_sha256": _trained_hash(run),
-        "written": written,
-        "parity": parity.to_json(),
-    }
+    _write_card(run, base, wanted, folder, parity, written)
+    about = {"run_folder": str(run.folder), "format": wanted.name, "quantize": wanted.kind, **origin_of(run)}
+    about |= {"written": written, "parity": parity.to_json()}
     write_manifest(folder, "export", about, skip=["parity.json"])
-    return _verdict(run, folder, parity, started, written)
+    return _verdict(run, folder, wanted.name, parity, started, written)
 
 
 def run_check(run_folder: str | Path, folder: str | Path) -> dict[str, Any]:
     """The same gate on a folder that exists; nothing in it is changed."""
-    started = time.perf_counter()
-    if not Path(folder).is_dir():
+    started, folder = time.perf_counter(), Path(folder)
+    if not folder.is_dir():
         raise FolderError(Fault("no such folder", str(folder), "a folder that an export wrote", "check the path"))
     run = open_run(run_folder)
-    tuned, why_not = _at_hand(run)
-    parity = check_parity(Path(folder), read_probes(run.folder), tuned)
-    parity.faults[:0] = _other_origin(run, Path(folder))
-    return _verdict(run, Path(folder), parity, started, {"notes": why_not})
+    probes, about = read_probes(run.folder), {}
+    if (folder / MANIFEST).is_file():
+        about = read_manifest(folder, "export")
+    format = FORMATS.get(about.get("format", MERGED))
+    tuned, notes = (None, []) if format else _at_hand(run)
+    wanted = _Wanted(about.get("format", MERGED), format, about.get("quantize"), None)
+    parity = _judge(folder, wanted, probes, tuned)
+    parity.faults[:0] = origin_faults(run, about)
+    return _verdict(run, folder, wanted.name, parity, started, {"notes": notes})
+
+
+def _wanted(to: str, dtype: str | None, max_shard_size: str | None, quantize: str | None) -> _Wanted:
+    _require_known("--to", to, [MERGED, *FORMATS])
+    format = FORMATS.get(to)
+    if format is None:
+        _require_known("--dtype", dtype, [None, *_DTYPES])
+        if quantize:
+            hint = "choose the format too, as in --to gguf; of merged weights, --dtype"
+            raise InputError(Fault("--quantize is not for --to merged", "command line", hint=hint))
+        return _Wanted(MERGED, None, dtype, _bytes_of(max_shard_size))
+    for option, value in (("--dtype", dtype), ("--max-shard-size", max_shard_size)):
+        if value:
+            kinds = ", ".join(format.quantize)
+            hint = f"choose with --quantize {kinds}" if kinds and option == "--dtype" else "leave it out"
+            raise InputError(Fault(f"{option} is for --to merged", "command line", hint=hint))
+    _require_known("--quantize", quantize, [None, *format.quantize])
+    return _Wanted(to, format, quantize or next(iter(format.quantize), None), None)
+
+
+def _disk_bytes(wanted: _Wanted, base: Path) -> int:
+    stored = sum(path.stat().st_size for path in weight_files(base))
+    if wanted.format is None:
+        return (2 if wanted.kind == "float32" else 1) * stored + _SPARE_BYTES
+    parts = int(wanted.format.from_merged) + wanted.format.size_factor  # of the merged model in float32
+    return int(parts * 2 * stored) + _SPARE_BYTES
+
+
+def _write(run: TrainedRun, wanted: _Wanted, subject: Subject, folder: Path) -> dict[str, Any]:
+    """Fills the folder; gives what is worth telling of it."""
+    shard_bytes = wanted.shard_bytes or run.recipe.export.max_shard_size
+    if wanted.format is None:
+        return write_merged(run, folder, str(wanted.kind), shard_bytes)
+    merged, notes = folder / ".merged", []
+    if wanted.format.from_merged:
+        merged.mkdir()
+        notes = write_merged(run, merged, "float32", shard_bytes).get("notes", [])
+    written = wanted.format.write(subject, merged, folder, wanted.kind)
+    shutil.rmtree(merged, ignore_errors=True)
+    return {**written, "notes": [*notes, *written.get("notes", [])]}
+
+
+def _judge(folder: Path, wanted: _Wanted, probes: Probes, tuned: Source | None) -> Parity:
+    if wanted.format is None:
+        return check_parity(folder, probes, tuned)
+    return check_engine(engine_for(folder), probes, wanted.bounds, tells_all=wanted.format.tells_all)
+
+
+def _subject(run: TrainedRun, base: Path, stop_ids: list[int]) -> Subject:
+    recipe = run.recipe
+
+    def calibration(count: int) -> list[list[int]]:
+        store = prepare(load_recipe(run.folder / RESOLVED), base, local_answers).store("train")
+        return [list(store[index].ids) for index in range(min(count, len(store)))]
+
+    bits = recipe.model.quantization.type if recipe.model.quantization else None
+    return Subject(base, run.folder / ADAPTER if recipe.adapter else None, bits, stop_ids, calibration)
+
+
+def _write_card(
+    run: TrainedRun, base: Path, wanted: _Wanted, folder: Path, parity: Parity, written: dict[str, Any]
+) -> None:
+    title, usage = (wanted.format.title, wanted.format.usage) if wanted.format else (_MERGED_TITLE, _MERGED_USAGE)
+    exported = Exported(run.folder, run.about, base, run.recipe.model.name, run.recipe.model.revision)
+    how = (wanted.name, f"{title} {wanted.kind or ''}".strip(), usage)
+    (folder / CARD).unlink(missing_ok=True)  # the base's own may have come along with its tokenizer
+    write_card(folder, exported, how, parity.to_json(), written.get("notes", []))
 
 
 def _at_hand(run: TrainedRun) -> tuple[Source | None, list[str]]:
@@ -106,25 +214,6 @@ def _at_hand(run: TrainedRun) -> tuple[Source | None, list[str]]:
         return tuned_source(run), []
     except ModelError as error:
         return None, [f"weights not compared tensor by tensor: {error.faults[0].what}"]
-
-
-def _other_origin(run: TrainedRun, folder: Path) -> list[str]:
-    """Faults of a folder whose manifest says that it was made of another base or adapter than the run has now."""
-    if not (folder / MANIFEST).is_file():
-        return []
-    about, faults = read_manifest(folder, "export"), []
-    if about.get("base_sha256") not in (None, run.about.get("base_sha256")):
-        faults.append("base: the folder was made from another base than this run was trained on")
-    if about.get("trained_sha256") not in (None, _trained_hash(run)):
-        faults.append("adapter: the folder was made from other trained weights than this run has now")
-    return faults
-
-
-def _trained_hash(run: TrainedRun) -> str:
-    """SHA-256 of what the run trained."""
-    if run.recipe.adapter is None:
-        return base_hash(run.folder / MODEL)
-    return file_hash(run.folder / ADAPTER / "adapter_model.safetensors")
 
 
 def _bytes_of(size: str | None) -> int | None:
@@ -136,11 +225,13 @@ def _bytes_of(size: str | None) -> int | None:
 
 def _require_known(option: str, value: str | None, known: Collection[str | None]) -> None:
     if value not in known:
-        allowed = ", ".join(name for name in known if name)
+        allowed = ", ".join(name for name in known if name) or "nothing: the format leaves no choice"
         raise InputError(Fault(f"{option} {value} is not known", "command line", allowed, "take one of those"))
 
 
-def _verdict(run: TrainedRun, folder: Path, parity: Parity, started: float, written: dict[str, Any]) -> dict[str, Any]:
+def _verdict(
+    run: TrainedRun, folder: Path, to: str, parity: Parity, started: float, written: dict[str, Any]
+) -> dict[str, Any]:
     result = {
         "export_folder": str(folder),
         "written": written,
@@ -153,7 +244,7 @@ def _verdict(run: TrainedRun, folder: Path, parity: Parity, started: float, writ
             parity.faults[-1],
             str(folder),
             "what the run's probes recorded",
-            f"do not serve this folder; export again: danlu export {run.folder} --to merged --out NEW",
+            f"do not serve this folder; export again: danlu export {run.folder} --to {to} --out NEW",
         )
         raise GateError(*faults, last, result=result)
     return result
