@@ -142,6 +142,7 @@ def in_a_process(stage: str, asked: argparse.Namespace) -> dict[str, Any]:
     command += ["--max-shard-size", asked.max_shard_size]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    print(stage, found, file=sys.stderr, flush=True)  # the next stage may take long
     return found
 
 

