@@ -146,6 +146,8 @@ def _session(path: Path) -> Any:
     onnxruntime.set_default_logger_severity(3)
     try:
         return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no base of their own
+    except Exception as error:
         said = str(error).splitlines()[0]
-        raise ModelError(Fault(f"onnxruntime can't load this graph: {said}", str(path), hint="export it again")) from error
+        raise ModelError(
+            Fault(f"onnxruntime can't load this graph: {said}", str(path), hint="export it again")
+        ) from error

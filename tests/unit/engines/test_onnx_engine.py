@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -108,8 +107,6 @@ def test_a_model_that_torch_cannot_write_is_refused_with_its_name(
     monkeypatch.setattr(torch.onnx, "export", fails)
     with pytest.raises(WorkError, match="LlamaForCausalLM as an ONNX graph: no decomposition"):
         onnx.write(subject_of(tiny_base), tiny_base, tmp_path, None)
-
-
 
 
 def test_int8_is_smaller_and_says_what_it_costs(tiny_base: Path, tmp_path: Path) -> None:
