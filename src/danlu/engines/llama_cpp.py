@@ -177,7 +177,7 @@ def _start(model: Path, adapter: Path | None, context_tokens: int, key: str) -> 
 
 
 def _possible_ends(model: Path) -> tuple[list[int], list[int]]:
-    """Tokens at which llama.cpp may end an answer: those that a GGUF file names as ends, and all others without text."""
+    """Tokens at which llama.cpp may end an answer: those that a file names as ends, and all others that are no text."""
     from gguf import GGUFReader
 
     reader = GGUFReader(model)

@@ -13,7 +13,7 @@ from torch import nn
 _AXES = {0: "batch", 2: "past_sequence"}
 
 
-class _Decoder(nn.Module):
+class _Decoder(nn.Module):  # type: ignore[misc]
     """A causal model: ids, mask, positions and a flat cache in; logits and the longer cache out."""
 
     def __init__(self, model: Any) -> None:
@@ -32,7 +32,7 @@ class _Decoder(nn.Module):
         return output.logits, *_flat(output.past_key_values)
 
 
-class _Encoder(nn.Module):
+class _Encoder(nn.Module):  # type: ignore[misc]
     """The encoder of an encoder-decoder model."""
 
     def __init__(self, model: Any) -> None:
@@ -43,7 +43,7 @@ class _Encoder(nn.Module):
         return self.model.get_encoder()(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
 
 
-class _AnsweringDecoder(nn.Module):
+class _AnsweringDecoder(nn.Module):  # type: ignore[misc]
     """The decoder of an encoder-decoder model, with a cache of what it has written; the encoder's is made each time."""
 
     def __init__(self, model: Any) -> None:
