@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from danlu.evaluation.report import PAGES, write_report
+from danlu.evaluation.report import PAGES, write_comparison, write_report
 
 ROOT = Path(__file__).parents[2]
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -152,6 +152,25 @@ def test_the_report_fits_the_screen_and_draws_its_curve(width: int, page: str, t
     assert found["left"] >= 0, "no label is cut off"
     assert found["bold"] == 0, "an answer's markup is shown, not obeyed"
     assert found["cards"] == 4, "an answer, two attacks' examples, what was forgotten"
+
+
+@pytest.mark.parametrize("page", PAGES.values())
+def test_a_comparison_of_runs_fits_the_screen(page: str, tmp_path: Path) -> None:
+    runs = [
+        {"name": f"a-long-name-of-a-run-{number}", "metrics": {"compliance": 0.5, "bleu": 31.4}, "comparison": {}}
+        for number in range(3)
+    ]
+    for run in runs[1:]:
+        run["comparison"] = {
+            "compliance": compared(0.4, 0.5, "better"),
+            "bleu": {**compared(30.0, 31.4, "no difference"), "style": "points"},
+        }
+    write_comparison(tmp_path, {"metrics": ["compliance", "bleu"], "runs": runs})
+    assert measured(tmp_path / page, 375, tmp_path)["scroll"] <= 375
+    text = (tmp_path / page).read_text(encoding="utf-8")
+    assert text.count("50.0%") == 3
+    assert text.count("31.4<") == 3
+    assert text.count('class="yes"') == 2
 
 
 def test_the_picture_tool_makes_a_png(tmp_path: Path) -> None:

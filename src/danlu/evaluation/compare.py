@@ -8,6 +8,7 @@ from typing import Any
 
 from danlu.errors import Fault, FolderError, InputError
 from danlu.evaluation.comparison import Resampling, compare_metric, verdict_sentence, with_verdicts
+from danlu.evaluation.report import write_comparison
 from danlu.evaluation.reports import EarlierReport, in_pairs, read_report
 from danlu.runs import create_folder, next_free_folder, write_json, write_manifest
 
@@ -42,6 +43,7 @@ def run_compare(names: Sequence[str], out: str | Path | None = None) -> dict[str
     create_folder(folder, "comparison folder", "--out")
     result = {"metrics": metrics, "runs": runs}
     write_json(folder / COMPARISON, result)
+    write_comparison(folder, result)
     write_manifest(folder, "comparison", {"runs": [str(one.folder) for one in reports]})
     return {"comparison_folder": str(folder), **result}
 

@@ -33,6 +33,34 @@ def write_report(folder: Path, content: dict[str, Any]) -> None:
         write_page(folder / name, "danlu.evaluation", "report.html.j2", _view(content, language))
 
 
+def write_comparison(folder: Path, content: dict[str, Any]) -> None:
+    """Writes the page of several runs in each language.
+
+    Args:
+        folder: the comparison's.
+        content: as in `compare.json`.
+    """
+    first, others = content["runs"][0], content["runs"][1:]
+    for language, page in PAGES.items():
+        say = speaker(language)
+        said = [{**run, "sentence": verdict_text(run["comparison"], say, first["name"])} for run in others]
+        table = [_across(name, content["runs"], others[0]["comparison"][name], say) for name in content["metrics"]]
+        view = {"runs": [first, *said], "table": table, "say": say, "language": language}
+        view["other_page"] = PAGES["zh" if language == "en" else "en"]
+        write_page(folder / page, "danlu.evaluation", "compare.html.j2", view)
+
+
+def _across(metric: str, runs: list[dict[str, Any]], kind: dict[str, Any], say: Say) -> dict[str, Any]:
+    """A metric of all runs: title and cells; `kind`: a comparison, which knows how it is shown."""
+    cells = []
+    for run in runs:
+        value = run["metrics"][metric]
+        one = run["comparison"].get(metric, {"style": kind["style"]})
+        row = _row(metric, "", one.get("first", value), value, one, say)
+        cells.append({"value": row["tuned"], **{key: row[key] for key in ("verdict", "kind", "change", "interval")}})
+    return {"title": _title(metric, "", None, say), "cells": cells}
+
+
 def _view(content: dict[str, Any], language: Language) -> dict[str, Any]:
     """What the template shows."""
     say = speaker(language)

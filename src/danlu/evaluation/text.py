@@ -41,6 +41,4 @@ def compare_text(result: dict[str, Any]) -> str:
         table.add_row(metric, *cells)
     Console(file=stream, width=110, highlight=False, markup=False).print(table)
     verdicts = [f"{run['name']}: {run['verdict']}" for run in result["runs"] if run["verdict"]]
-    return "\n".join(
-        [stream.getvalue().rstrip(), *verdicts, f"  comparison  {result['comparison_folder']}/compare.json"]
-    )
+    return "\n".join([stream.getvalue().rstrip(), *verdicts, f"  comparison  {result['comparison_folder']}/index.html"])
