@@ -34,11 +34,12 @@ settings.load_profile("danlu")
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Prepared data go to a folder of this test session; models stay those of the ordinary `DANLU_HOME`."""
-    models = (danlu_home() / "models").absolute()
-    models.mkdir(parents=True, exist_ok=True)
+    """Prepared data go to a folder of this test session; models and tools stay those of the ordinary `DANLU_HOME`."""
     home = tmp_path_factory.mktemp("danlu_home")
-    (home / "models").symlink_to(models, target_is_directory=True)
+    for name in ("models", "tools"):
+        kept = (danlu_home() / name).absolute()
+        kept.mkdir(parents=True, exist_ok=True)
+        (home / name).symlink_to(kept, target_is_directory=True)
     before = os.environ.get("DANLU_HOME")
     os.environ["DANLU_HOME"] = str(home)
     yield

@@ -163,6 +163,9 @@ def _start(model: Path, adapter: Path | None, context_tokens: int, key: str) -> 
     params.model.path = str(model)
     params.n_ctx, params.n_parallel, params.verbosity = context_tokens, 1, -1
     params.warmup, params.api_keys, params.n_gpu_layers = False, [key], 0
+    # A cache in float16, llama.cpp's choice, would blur what is the file's doing.
+    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
     if adapter:
         lora = xllamacpp.CommonAdapterLoraInfo()
         lora.path, lora.scale = str(adapter), 1.0
