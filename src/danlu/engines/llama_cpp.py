@@ -49,6 +49,7 @@ class LlamaCppEngine:
     def __init__(self, model: Path, adapter: Path | None = None, context_tokens: int = 4096) -> None:
         self.adapter = adapter
         self._key = secrets.token_hex(16)
+        self._last_tuned = True
         self._server = _start(model, adapter, context_tokens, self._key)
         declared, others = _possible_ends(model)
         self.stop_ids = [token for token in declared if self._ends(token)]
@@ -119,6 +120,7 @@ class LlamaCppEngine:
     def _asked(self, prompt: Sequence[int], sampling: Sampling, tuned: bool) -> dict[str, Any]:
         if not tuned and not self.adapter:
             raise InputError(Fault("this GGUF file holds the tuned model alone", hint="ask the run for its base"))
+        same, self._last_tuned = tuned == self._last_tuned, tuned
         return {
             "prompt": list(prompt),
             "n_predict": sampling.max_new_tokens,
@@ -128,7 +130,7 @@ class LlamaCppEngine:
             "min_p": 0.0,
             "seed": sampling.seed,
             "return_tokens": True,
-            "cache_prompt": True,
+            "cache_prompt": same,
             **({"lora": [{"id": 0, "scale": 1.0 if tuned else 0.0}]} if self.adapter else {}),
         }
 
@@ -162,6 +164,7 @@ def _start(model: Path, adapter: Path | None, context_tokens: int, key: str) -> 
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
     params.n_ctx, params.n_parallel, params.verbosity = context_tokens, 1, -1
+    params.cache_ram_mib = 0  # old prompts are kept without a word of whether the adapter was on
     params.warmup, params.api_keys, params.n_gpu_layers = False, [key], 0
     # A cache in float16, llama.cpp's choice, would blur what is the file's doing.
     params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
