@@ -68,11 +68,22 @@ def write_modelfile(gguf: Path, model: Path, stop_ids: Sequence[int]) -> dict[st
 def turns_of(tokenizer: Any) -> Turns | None:
     """What the template writes around turns; None where no such pieces give the same text as the template."""
     try:
-        turns = _found(tokenizer)
-        same = all(turns.write(messages) == render(tokenizer, messages, ask=True) for messages in _examples(turns))
-    except (RowFault, ValueError, KeyError):
+        found = _found(tokenizer)
+    except (RowFault, ValueError):
         return None
-    return turns if same and not any(sign in str(turns) for sign in ("{{", '"""')) else None
+    # Some templates write a system turn into the question after it; without system turns they may be alike.
+    alone = {role: around for role, around in found.around.items() if role != "system"}
+    for turns in (found, Turns(found.start, alone, found.invitation, None)):
+        if not any(sign in str(turns) for sign in ("{{", '"""')) and _same(turns, tokenizer):
+            return turns
+    return None
+
+
+def _same(turns: Turns, tokenizer: Any) -> bool:
+    try:
+        return all(turns.write(messages) == render(tokenizer, messages, ask=True) for messages in _examples(turns))
+    except (RowFault, KeyError):
+        return False
 
 
 def _found(tokenizer: Any) -> Turns:
