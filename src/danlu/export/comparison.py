@@ -29,12 +29,28 @@ class Bounds:
     greedy_equal: float
 
 
-# By the dtype of a merged folder's weights, or by the format. float32 differs from base + adapter by the order of
-# additions alone. bfloat16 keeps 8 bits of each weight, float16 11.
+_ANY = math.inf
+# By the dtype of a merged folder's weights, or by the format and its type. float32 differs from base + adapter by the
+# order of additions alone. bfloat16 keeps 8 bits of each weight, float16 11. What keeps fewer says otherwise than the
+# model at some places, and how often is told; these bounds are wide enough for that, and too narrow for a fault.
 BOUNDS = {
     "float32": Bounds(1e-3, 1e-6, 1.0, 1.0),
     "float16": Bounds(0.2, 1e-3, 0.99, 0.95),
     "bfloat16": Bounds(1.0, 0.02, 0.95, 0.8),
+    "onnx": Bounds(1e-2, 1e-5, 0.99, 0.95),
+    "onnx-int8": Bounds(_ANY, 0.5, 0.85, 0.0),
+    "int8": Bounds(_ANY, 0.05, 0.95, 0.5),
+    "awq": Bounds(_ANY, 0.5, 0.8, 0.0),
+    "gptq": Bounds(_ANY, 0.5, 0.8, 0.0),
+    "f32": Bounds(0.1, 1e-4, 0.99, 0.95),
+    "f16": Bounds(0.5, 1e-3, 0.99, 0.9),
+    "bf16": Bounds(2.0, 0.02, 0.95, 0.8),
+    "q8_0": Bounds(_ANY, 0.02, 0.95, 0.7),
+    "q6_k": Bounds(_ANY, 0.1, 0.92, 0.4),
+    **dict.fromkeys(("q5_0", "q5_1", "q5_k_s", "q5_k_m"), Bounds(_ANY, 0.2, 0.9, 0.2)),
+    **dict.fromkeys(("q4_0", "q4_1", "q4_k_s", "q4_k_m", "iq4_nl", "iq4_xs"), Bounds(_ANY, 0.5, 0.8, 0.0)),
+    **dict.fromkeys(("q3_k_s", "q3_k_m", "q3_k_l"), Bounds(_ANY, 1.0, 0.65, 0.0)),
+    "q2_k": Bounds(_ANY, 2.0, 0.5, 0.0),
 }
 
 
