@@ -20,8 +20,17 @@ from danlu.export.merge import write_merged
 from danlu.export.parity import BOUNDS, Comparison, Parity, check_parity
 from danlu.models.folder import weight_files
 from danlu.recipe import load_recipe
-from danlu.runs import ADAPTER, RESOLVED, create_folder, require_disk, write_json, write_manifest
-from danlu.training.probes import read_probes
+from danlu.runs import (
+    ADAPTER,
+    MANIFEST,
+    RESOLVED,
+    create_folder,
+    read_manifest,
+    require_disk,
+    write_json,
+    write_manifest,
+)
+from danlu.training.probes import Probes, read_probes
 from danlu.training.trained import TrainedRun, open_run
 
 MERGED = "merged"
@@ -105,9 +114,7 @@ def _export_format(
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
-    figures = agreement(engine_for(folder), probes)
-    name = quantize or format.name
-    parity = Parity(name, {name: Comparison(**{key: figures[key] for key in COMPARED})}, figures["faults"])
+    parity = _proven(folder, probes, quantize or format.name)
     write_json(folder / "parity.json", parity.to_json())
     recipe = run.recipe.model
     exported = Exported(run.folder, run.about, base, recipe.name, recipe.revision)
@@ -116,6 +123,18 @@ def _export_format(
     about = {"run_folder": str(run.folder), "format": format.name, "quantize": quantize, "written": written}
     write_manifest(folder, "export", about | {"parity": parity.to_json()}, skip=["parity.json"])
     return _verdict(run, folder, parity, started) | {"format_about": written}
+
+
+def _proven(folder: Path, probes: Probes, name: str) -> Parity:
+    """The verdict on a folder by the engine that runs it."""
+    figures = agreement(engine_for(folder), probes)
+    return Parity(name, {name: Comparison(**{key: figures[key] for key in COMPARED})}, figures["faults"])
+
+
+def _made_as(folder: Path) -> str | None:
+    """The type that a folder's manifest names, or its format; None for a merged folder, or one without a manifest."""
+    about = read_manifest(folder, "export") if (folder / MANIFEST).is_file() else {}
+    return None if about.get("format", MERGED) == MERGED else about.get("quantize") or about["format"]
 
 
 def _quantize_hint(format: Format) -> str:
@@ -140,7 +159,8 @@ def run_check(run_folder: str | Path, folder: str | Path) -> dict[str, Any]:
     if not Path(folder).is_dir():
         raise FolderError(Fault("no such folder", str(folder), "a folder that an export wrote", "check the path"))
     run = open_run(run_folder)
-    parity = check_parity(Path(folder), read_probes(run.folder))
+    probes, made = read_probes(run.folder), _made_as(Path(folder))
+    parity = check_parity(Path(folder), probes) if made is None else _proven(Path(folder), probes, made)
     return _verdict(run, Path(folder), parity, started)
 
 
