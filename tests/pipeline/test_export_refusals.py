@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from small_exports import Trained, make_trained
 
 from danlu.cli import main
-from danlu.export import run as stage
-from danlu.runs import write_manifest
+from danlu.export.origin import origin_faults
+from danlu.runs import read_manifest, write_manifest
 
 
 @pytest.fixture(scope="module")
@@ -147,5 +147,5 @@ def test_shards_are_as_large_as_was_asked(trained: Trained, tmp_path: Path) -> N
 def test_a_folder_of_another_adapter_is_named_by_its_manifest(trained: Trained, tmp_path: Path) -> None:
     folder = shutil.copytree(trained.merged, tmp_path / "merged")
     write_manifest(folder, "export", {"base_sha256": "0" * 64, "trained_sha256": "1" * 64})
-    faults = stage._other_origin(trained.run, folder)
+    faults = origin_faults(trained.run, read_manifest(folder, "export"))
     assert [fault.split(":")[0] for fault in faults] == ["base", "adapter"]

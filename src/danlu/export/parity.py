@@ -115,7 +115,7 @@ def check_parity(
     Raises:
         ModelError: the folder is no model folder, or has no tokenizer or safe weights.
     """
-    parity = Parity("float32", faults=_changed_files(folder))
+    parity = Parity("float32", faults=changed_files(folder))
     if (folder / "config.json").is_file() and (broken := broken_weights(folder)):
         parity.faults += [f"files: {Path(fault.where).name}: {fault.what}" for fault in broken]
         return parity
@@ -182,7 +182,7 @@ def _fits(folder: Path) -> bool:
     return needed <= free
 
 
-def _changed_files(folder: Path) -> list[str]:
+def changed_files(folder: Path) -> list[str]:
     """Files that are not what the export wrote, if it left a manifest."""
     if not (folder / MANIFEST).is_file():
         return []

@@ -17,7 +17,7 @@ from danlu.engines.transformers_engine import TransformersEngine
 from danlu.errors import DataError
 from danlu.evaluation.attacks import ATTACKS
 from danlu.evaluation.attacks.interface import Attack
-from danlu.evaluation.metrics import rouge_l
+from danlu.evaluation.metrics.rouge import rouge
 from danlu.evaluation.paired import paired_interval
 from danlu.evaluation.robustness import attack_rows, changed_inputs, run_robustness
 
@@ -151,7 +151,14 @@ def test_a_tiny_models_answers_are_attacked_and_the_result_is_json(tokenizer: An
     references = answer(ROWS)
     made, _ = attack_rows(ROWS, ATTACKS, 0)
     results = [
-        run_robustness(ROWS, made, answer, lambda texts: list(map(rouge_l, texts, references)), 0) for _ in range(2)
+        run_robustness(
+            ROWS,
+            made,
+            answer,
+            lambda texts: [rouge("rouge_l", *pair) for pair in zip(texts, references, strict=True)],
+            0,
+        )
+        for _ in range(2)
     ]
     assert json.dumps(results[0]) == json.dumps(results[1])
     assert results[0]["score_before"] == 1.0

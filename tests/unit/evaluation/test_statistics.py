@@ -116,7 +116,8 @@ def test_zeros_and_ones_are_tested_by_mcnemar_and_other_scores_by_the_bootstrap(
     assert found["test"] == "McNemar, exact"
     assert found["p"] == pytest.approx(mcnemar(0, 12))
     assert (found["wins"], found["ties"], found["losses"]) == (12, 13, 0)
-    assert found["interval"][0] < found["difference"] == pytest.approx(12 / 25) < found["interval"][1]
+    assert found["difference"] == pytest.approx(12 / 25)
+    assert found["interval"][0] < found["difference"] < found["interval"][1]
     other = compare_metric(Metric("rouge_l"), [(0.2,), (0.5,)], [(0.4,), (0.4,)], Resampling(resamples=200))
     assert other["test"] == "paired bootstrap"
 
