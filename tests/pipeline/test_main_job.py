@@ -193,7 +193,7 @@ def test_an_export_never_overwrites(exported: dict[str, Any], run_folder: Path) 
         run_export(run_folder)
 
 
-@pytest.mark.parametrize("wrong", [{"to": "gguf"}, {"dtype": "float8"}])
+@pytest.mark.parametrize("wrong", [{"to": "tflite"}, {"dtype": "float8"}, {"to": "gguf", "quantize": "q9_9"}])
 def test_an_unknown_format_or_dtype_is_refused_at_once(run_folder: Path, tmp_path: Path, wrong: dict[str, str]) -> None:
     with pytest.raises(InputError, match="is not known"):
         run_export(run_folder, out=tmp_path / "out", **wrong)
