@@ -8,6 +8,8 @@ from typing import Any
 from danlu.errors import Fault
 from danlu.recipe.evaluation_schema import GateRule
 
+_ROUNDING = 1e-9
+
 
 def check_gates(rules: Sequence[GateRule], compared: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     """What each rule says.
@@ -40,15 +42,20 @@ def _check(rule: GateRule, compared: Mapping[str, Any]) -> dict[str, Any]:
     value = found["second"]
     gain = -found["difference"] if found["better"] == "lower" else found["difference"]
     faults = []
-    if rule.min is not None and value < rule.min:
+    if rule.min is not None and _under(value, rule.min):
         faults.append(f"{value:.4g} is under {rule.min:g}")
-    if rule.max is not None and value > rule.max:
+    if rule.max is not None and _under(-value, -rule.max):
         faults.append(f"{value:.4g} is over {rule.max:g}")
-    if rule.min_gain is not None and gain < rule.min_gain:
+    if rule.min_gain is not None and _under(gain, rule.min_gain):
         faults.append(f"a gain of {gain:.4g} is under {rule.min_gain:g}")
-    if rule.max_drop is not None and -gain > rule.max_drop:
+    if rule.max_drop is not None and _under(gain, -rule.max_drop):
         faults.append(f"a drop of {-gain:.4g} is over {rule.max_drop:g}")
     return {**asked, "passed": not faults, "value": value, "gain": gain, "says": "; ".join(faults) or "passed"}
+
+
+def _under(value: float, bound: float) -> bool:
+    """Beyond what rounding makes; NaN is under every bound."""
+    return not value >= bound - _ROUNDING
 
 
 def gate_faults(gate: Mapping[str, Any], where: str) -> list[Fault]:
