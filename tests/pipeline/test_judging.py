@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from small_runs import write_recipe
 
+from danlu.data.prepared import EVALUATION_ROWS
 from danlu.engines.interface import Sampling
 from danlu.engines.transformers_engine import TransformersEngine
 from danlu.errors import FolderError, GateError, Stopped
@@ -140,7 +141,7 @@ def test_a_missing_reference_is_told_by_file_and_line(run: Path, file: Path) -> 
 
 
 def test_a_file_that_was_trained_on_is_refused(run: Path, file: Path) -> None:
-    held = {row["where"].rpartition(":")[2] for row in read_lines(run / "evaluation_rows.jsonl")}
+    held = {row["where"].rpartition(":")[2] for row in read_lines(run / EVALUATION_ROWS)}
     trained = next(n for n in range(40) if str(n + 1) not in held)
     question = f"What is {trained} and {trained % 7}?"
     answer = f"It is {trained + trained % 7}." * (1 + trained % 5)
@@ -157,9 +158,10 @@ def test_a_stopped_evaluation_goes_on_from_its_journal(
 ) -> None:
     words = [tasks({"type": "answers", "file": str(file)}), "evaluation.batch_size=2", "evaluation.max_new_tokens=5"]
     whole = run_evaluation(run, quiet=True, overrides=words, out=tmp_path / "whole")
-    with monkeypatch.context() as patch, pytest.raises(Stopped, match=r"answers are kept"):
+    with monkeypatch.context() as patch:
         Cut(patch, after=4)
-        run_evaluation(run, quiet=True, overrides=words)
+        with pytest.raises(Stopped, match=r"answers are kept"):
+            run_evaluation(run, quiet=True, overrides=words)
     assert [path.name for path in (run / "report").iterdir()] == [JOURNAL]
     counted = Cut(monkeypatch)
     found = run_evaluation(run, quiet=True, overrides=words)
@@ -171,9 +173,10 @@ def test_a_stopped_evaluation_goes_on_from_its_journal(
 
 def test_other_questions_do_not_go_on_from_a_journal(run: Path, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [tasks({"type": "rouge_l", "file": str(file)}), "evaluation.batch_size=2"]
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
+    with monkeypatch.context() as patch:
         Cut(patch, after=3)
-        run_evaluation(run, quiet=True, overrides=words)
+        with pytest.raises(Stopped):
+            run_evaluation(run, quiet=True, overrides=words)
     counted = Cut(monkeypatch)
     found = run_evaluation(run, quiet=True, overrides=[*words, "evaluation.max_new_tokens=3"])
     assert found["report_folder"] != str(run / "report")
@@ -220,9 +223,10 @@ def test_generate_that_is_cut_off_goes_on_without_a_row_lost_or_done_twice(
     whole = run_generate(str(run), str(path), tmp_path / "whole.jsonl", sampling, 2, quiet=True)
     assert (whole["rows"], whole["answered"], whole["kept"]) == (15, 15, 0)
     out = tmp_path / "out.jsonl"
-    with monkeypatch.context() as patch, pytest.raises(Stopped):
+    with monkeypatch.context() as patch:
         Cut(patch, after=3)
-        run_generate(str(run), str(path), out, sampling, 2, quiet=True)
+        with pytest.raises(Stopped):
+            run_generate(str(run), str(path), out, sampling, 2, quiet=True)
     out.write_bytes(out.read_bytes()[:-9])  # as a machine that went down in the middle of a line
     counted = Cut(monkeypatch)
     found = run_generate(str(run), str(path), out, sampling, 2, quiet=True)
@@ -236,7 +240,7 @@ def test_generate_that_is_cut_off_goes_on_without_a_row_lost_or_done_twice(
 
 def test_generate_by_the_command_line_killed_and_given_again(run: Path, file: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.jsonl"
-    words = ["generate", str(run), "--in", str(file), "--out", str(out), "--max-new-tokens", "200", "--batch-size", "1"]
+    words = ["generate", str(run), "--in", str(file), "--out", str(out), "--max-new-tokens", "100", "--batch-size", "1"]
     job = subprocess.Popen([*DANLU, *words], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     until = time.monotonic() + 120
     while not (out.exists() and out.stat().st_size) and job.poll() is None and time.monotonic() < until:
