@@ -5,7 +5,7 @@ So a figure of rows drawn at random, as the bootstrap asks for, costs a sum and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,10 +43,10 @@ def _macro_f1(sums: Floats) -> Floats:
     return np.asarray(f1.sum(1) / np.maximum(1, (there > 0).sum(1)))
 
 
-# mean and distinct have a column of ones after the score, so that their figure is a ratio too.
+# mean has a column of ones after the score, so that its figure is a ratio too. distinct is none of these: how many
+# different runs there are is no sum over rows.
 COMBINE: dict[str, Callable[[Floats], Floats]] = {
     "mean": _ratio,
-    "distinct": _ratio,
     "ratio": _ratio,
     "perplexity": _perplexity,
     "bleu": _bleu,
@@ -55,14 +55,21 @@ COMBINE: dict[str, Callable[[Floats], Floats]] = {
 }
 
 
+def _distinct(runs: Sequence[float]) -> float:
+    """Share of runs that are different; 0 without any."""
+    return len(set(runs)) / len(runs) if runs else 0.0
+
+
 def as_table(kind: str, rows: list[tuple[float, ...]]) -> Floats:
     """Statistics of N rows as `[N, S]`."""
     table = np.array(rows, np.float64).reshape(len(rows), -1)
-    return np.column_stack([table, np.ones(len(rows))]) if kind in ("mean", "distinct") else table
+    return np.column_stack([table, np.ones(len(rows))]) if kind == "mean" else table
 
 
 def figure(kind: str, rows: list[tuple[float, ...]]) -> float:
     """The metric's value over all of the rows."""
+    if kind == "distinct":
+        return _distinct([run for row in rows for run in row])
     return float(COMBINE[kind](as_table(kind, rows).sum(0, keepdims=True))[0])
 
 
@@ -70,4 +77,6 @@ def row_scores(kind: str, rows: list[tuple[float, ...]]) -> list[float]:
     """The metric of each row alone, by which rows are ordered and wins counted; a macro-F1's is whether it is right."""
     if kind == "macro_f1":
         return [float(any(row[::3])) for row in rows]
+    if kind == "distinct":
+        return list(map(_distinct, rows))
     return COMBINE[kind](as_table(kind, rows)).tolist() if rows else []

@@ -15,7 +15,7 @@ from sklearn.metrics import accuracy_score, f1_score
 
 from danlu.data.questions import Question
 from danlu.errors import DataError
-from danlu.evaluation.combining import figure
+from danlu.evaluation.combining import figure, row_scores
 from danlu.evaluation.metrics import METRICS, Given
 from danlu.evaluation.metrics.exact_match import exact_match, token_f1
 from danlu.evaluation.metrics.refusal import refuses
@@ -174,6 +174,11 @@ def test_distinct_counts_different_runs_in_all_answers() -> None:
     assert measured("distinct_1", ["a b a"], [""]) == pytest.approx(2 / 3)
     assert measured("distinct_2", ["年费年费"], [""]) == pytest.approx(2 / 3)
     assert measured("distinct_1", [""], [""]) == 0.0
+    said = ["the cat sat", "the cat sat", "", "a dog sat"]
+    assert measured("distinct_1", said, [""] * 4) == pytest.approx(5 / 9), "what is said twice is not new"
+    assert measured("distinct_2", said, [""] * 4) == pytest.approx(4 / 6)
+    rows = [METRICS["distinct_1"].score(Given(text), "") for text in ("a b a", "", "a b")]
+    assert row_scores("distinct", rows) == pytest.approx([2 / 3, 0.0, 1.0])
 
 
 def test_lengths_and_refusals_are_told() -> None:
