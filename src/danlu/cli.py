@@ -34,6 +34,13 @@ def _json(value: dict[str, Any]) -> str:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
+def _require_alone(where: str, unfit: bool, options: dict[str, Any]) -> None:
+    """Requires that nobody asks for what would be left undone without a word."""
+    asked = [name for name, value in options.items() if value] if unfit else []
+    if asked:
+        raise InputError(Fault(f"{', '.join(asked)} has no meaning {where}", "command line", hint="leave it out"))
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, prog_name="danlu")
 def cli() -> None:
@@ -276,6 +283,8 @@ def evaluate(
     as_json: bool,
 ) -> None:
     """Judge a run against its base, and against earlier runs, by the tasks and gates of its recipe."""
+    _require_alone("without --harness", harness is None, {"--limit": limit, "--chat-template": chat_template})
+    _require_alone("with --harness", harness is not None, {"OVERRIDES": overrides})
     if harness is not None:
         from danlu.evaluation.harness_run import harness_lines, run_harness_evaluation
 
@@ -359,6 +368,8 @@ def export(
     as_json: bool,
 ) -> None:
     """Export a run and prove the export against what was trained."""
+    others = {"--out": out, "--dtype": dtype, "--max-shard-size": max_shard_size, "--quantize": quantize}
+    _require_alone("with --check, which writes nothing", check is not None, others)
     from danlu.export.parity import parity_lines
     from danlu.export.run import run_check, run_export
 

@@ -176,3 +176,19 @@ def test_the_first_process_of_each_machine_speaks(monkeypatch, capsys, rank, loc
         main(["train", "nowhere.yaml"])
     assert ended.value.code == 2
     assert ("error: " in capsys.readouterr().err) == speaks
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["evaluate", "run", "--limit", "3"], ["--limit has no meaning without --harness"]),
+        (["evaluate", "run", "--harness", "x", "evaluation.max_rows=3"], ["OVERRIDES has no meaning with --harness"]),
+        (["export", "run", "--check", "x", "--quantize", "f16"], ["--quantize has no meaning with --check"]),
+    ],
+)
+def test_what_would_be_left_undone_is_refused(capsys, words, parts):
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert all(part in said for part in [*parts, "hint: leave it out"])
