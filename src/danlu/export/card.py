@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu import __version__
+from danlu.models.folder import is_encoder_decoder
 from danlu.runs import MANIFEST, RESOLVED, write_text
 
 CARD = "README.md"
@@ -49,6 +50,7 @@ def write_card(
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     name, title, usage = format
+    has_encoder = is_encoder_decoder(exported.base)
     environment = Environment(
         loader=PackageLoader("danlu.export"),
         autoescape=False,
@@ -60,7 +62,11 @@ def write_card(
     values = {
         "format": name,
         "title": title,
-        "usage": usage.format(folder=folder),
+        "usage": usage.format(
+            folder=folder,
+            auto="AutoModelForSeq2SeqLM" if has_encoder else "AutoModelForCausalLM",
+            graph="encoder_model.onnx" if has_encoder else "model.onnx",
+        ),
         "library": {"gguf": "gguf", "gguf-lora": "gguf", "onnx": "onnx", "onnx-int8": "onnx"}.get(name, "transformers"),
         "version": __version__,
         "written": time.strftime("%Y-%m-%d", time.gmtime()),

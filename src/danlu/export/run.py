@@ -39,7 +39,7 @@ from danlu.training.trained import TrainedRun, open_run
 
 MERGED = "merged"
 _DTYPES = ("float32", "bfloat16")
-_MERGED_TITLE, _MERGED_USAGE = "merged safetensors", 'AutoModelForCausalLM.from_pretrained("{folder}")'
+_MERGED_TITLE, _MERGED_USAGE = "merged safetensors", "transformers.{auto}.from_pretrained('{folder}')"
 _SPARE_BYTES = 32 << 20
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.errors import Fault
-from danlu.export.formats.interface import Format, Subject
+from danlu.export.formats.interface import Format, Subject, decoder_alone
 from danlu.export.formats.llama_cpp import convert, known_architectures, quantize, require_compiler
 from danlu.export.formats.ollama import write_modelfile
 
@@ -28,13 +28,8 @@ def refusal(subject: Subject, chosen: str | None) -> Fault | None:
     Raises:
         ResourceError: the converter can't be fetched, or there is no compiler for fewer bits.
     """
-    if subject.has_encoder:
-        return Fault(
-            f"llama.cpp's server does not answer with encoder-decoder models such as this {subject.architecture}",
-            "--to",
-            "merged, onnx, onnx-int8, int8",
-            "take one of those",
-        )
+    if refused := decoder_alone(subject, "llama.cpp's server"):
+        return refused
     if chosen not in CONVERTED:
         require_compiler()
     if subject.architecture not in known_architectures():

@@ -52,5 +52,5 @@ FORMAT = Format(
     refusal=refusal,
     write=write,
     size_factor=0.6,
-    usage="transformers.AutoModelForCausalLM.from_pretrained('{folder}')  # pip install torchao",
+    usage="transformers.{auto}.from_pretrained('{folder}')  # pip install torchao",
 )

@@ -63,7 +63,8 @@ class Format:
         from_merged: whether the merged model is needed.
         size_factor: disk needed in the end, in sizes of the merged float32 model.
         tells_all: whether the engine that runs it knows the probability of every token, or of its likeliest only.
-        usage: how people run it, a line of a shell or of Python; `{folder}` is the export's.
+        usage: how people run it, a line of a shell or of Python; `{folder}` is the export's,
+            `{auto}` the class of Transformers that loads it, `{graph}` the first ONNX graph.
     """
 
     name: str

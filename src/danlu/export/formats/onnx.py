@@ -101,7 +101,7 @@ FORMAT = Format(
     title="ONNX",
     refusal=refusal,
     write=write,
-    usage="onnxruntime.InferenceSession('{folder}/model.onnx')",
+    usage="onnxruntime.InferenceSession('{folder}/{graph}')",
 )
 INT8 = Format(
     name="onnx-int8",
