@@ -94,6 +94,13 @@ def test_llama_cpp_says_what_transformers_says(plain: tuple[LlamaCppEngine, Tran
         assert "".join(engine.stream(messages, Sampling(LENGTH))) == text
 
 
+def test_of_the_likeliest_token_alone_the_dice_choose_it(plain: tuple[LlamaCppEngine, TransformersEngine]) -> None:
+    engine, _ = plain
+    hot = engine.generate(TALKS, Sampling(LENGTH, temperature=5.0, top_k=1))
+    assert hot == engine.generate(TALKS, Sampling(LENGTH))
+    assert hot != engine.generate(TALKS, Sampling(LENGTH, temperature=5.0))
+
+
 def test_it_tells_the_likeliest_tokens_and_owns_to_the_rest(plain: tuple[LlamaCppEngine, TransformersEngine]) -> None:
     engine, referee = plain
     prompt = engine.prompt_ids(TALKS[0])

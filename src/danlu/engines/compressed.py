@@ -16,9 +16,10 @@ import torch
 from danlu.data.records import Message
 from danlu.data.template import prompt_ids, stop_ids
 from danlu.engines import compressed_script
+from danlu.engines.answers import one_by_one, require_tuned, to_answer
 from danlu.engines.interface import Answer, NextTokens, Sampling
 from danlu.environments import Tool, tool_command
-from danlu.errors import Fault, InputError, WorkError
+from danlu.errors import Fault, WorkError
 from danlu.models.loading import generation_defaults
 from danlu.models.tokenizer import load_tokenizer
 
@@ -59,17 +60,13 @@ class CompressedEngine:
         report: Callable[[int], None] | None = None,
     ) -> list[Answer]:
         """One answer for each conversation, in the same order; `report` hears how many are done."""
-        if not tuned:
-            raise InputError(Fault("this export holds the tuned model alone", hint="ask the run for its base"))
-        answers = []
-        for messages in conversations:
+        require_tuned(tuned, "export")
+
+        def answer(messages: Sequence[Message]) -> Answer:
             ids = self._ask({"prompt": self.prompt_ids(messages), "sampling": vars(sampling)})["ids"]
-            ended = bool(ids) and ids[-1] in self.stop_ids
-            text = self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
-            answers.append(Answer(tuple(ids), text, "stop" if ended else "length"))
-            if report:
-                report(len(answers))
-        return answers
+            return to_answer(self.tokenizer, ids, self.stop_ids)
+
+        return one_by_one(conversations, answer, report)
 
     def stream(self, messages: Sequence[Message], sampling: Sampling, tuned: bool = True) -> Iterator[str]:
         """The answer in one piece."""
@@ -80,7 +77,7 @@ class CompressedEngine:
         return prompt_ids(self.tokenizer, messages)
 
     def next_tokens(self, prompt: Sequence[int], answer: Sequence[int], asked: torch.Tensor) -> NextTokens:
-        """How likely the tokens `asked` are before each token of a given answer."""
+        """How likely the tokens `asked` are before each token of a given answer; NaN beyond the vocabulary."""
         told = self._ask({"prompt": list(prompt), "answer": list(answer), "asked": asked.tolist()})
         return NextTokens(torch.tensor(told["likeliest"]), torch.tensor(told["log_probabilities"]))
 

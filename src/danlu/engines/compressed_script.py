@@ -21,10 +21,11 @@ def answer(model: Any, question: dict[str, Any], stop_ids: list[int]) -> dict[st
         logits = model(torch.tensor([[*prompt, *given[:-1]]]), use_cache=False).logits[0, -len(given) :].float()
         asked = torch.tensor(question["asked"]).long()
         found = logits.log_softmax(-1).gather(-1, asked.clamp(max=logits.shape[-1] - 1))
+        found = found.masked_fill(asked >= logits.shape[-1], float("nan"))
         return {"likeliest": logits.argmax(-1).tolist(), "log_probabilities": found.tolist()}
     sampling = question["sampling"]
     drawn = sampling["temperature"] > 0
-    more = {"temperature": sampling["temperature"], "top_p": sampling["top_p"], "top_k": 0} if drawn else {}
+    more = {name: sampling[name] for name in ("temperature", "top_p", "top_k")} if drawn else {}
     torch.manual_seed(sampling["seed"])
     out = model.generate(
         torch.tensor([prompt]),

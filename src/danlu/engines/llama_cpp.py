@@ -19,8 +19,9 @@ import torch
 
 from danlu.data.records import Message
 from danlu.data.template import is_plain
+from danlu.engines.answers import one_by_one, require_tuned
 from danlu.engines.interface import Answer, NextTokens, Sampling
-from danlu.errors import Fault, InputError, ModelError, ResourceError, WorkError
+from danlu.errors import Fault, ModelError, ResourceError, WorkError
 
 _CONTROL = 3  # token type of GGUF
 # Families with large vocabularies keep thousands of these; none ends an answer.
@@ -63,14 +64,12 @@ class LlamaCppEngine:
         report: Callable[[int], None] | None = None,
     ) -> list[Answer]:
         """One answer for each conversation, in the same order; `report` hears how many are done."""
-        answers = []
-        for messages in conversations:
+
+        def answer(messages: Sequence[Message]) -> Answer:
             told = self._complete(self.prompt_ids(messages), sampling, tuned)
-            finish = told["stop_type"]
-            answers.append(Answer(tuple(told["tokens"]), told["content"], "stop" if finish == "eos" else "length"))
-            if report:
-                report(len(answers))
-        return answers
+            return Answer(tuple(told["tokens"]), told["content"], "stop" if told["stop_type"] == "eos" else "length")
+
+        return one_by_one(conversations, answer, report)
 
     def stream(self, messages: Sequence[Message], sampling: Sampling, tuned: bool = True) -> Iterator[str]:
         """The pieces of one answer as they are made."""
@@ -118,15 +117,14 @@ class LlamaCppEngine:
         return self._post("/completion", self._asked(prompt, sampling, tuned) | more)
 
     def _asked(self, prompt: Sequence[int], sampling: Sampling, tuned: bool) -> dict[str, Any]:
-        if not tuned and not self.adapter:
-            raise InputError(Fault("this GGUF file holds the tuned model alone", hint="ask the run for its base"))
+        require_tuned(tuned or self.adapter is not None, "GGUF file")
         same, self._last_tuned = tuned == self._last_tuned, tuned
         return {
             "prompt": list(prompt),
             "n_predict": sampling.max_new_tokens,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
-            "top_k": 0,
+            "top_k": sampling.top_k,
             "min_p": 0.0,
             "seed": sampling.seed,
             "return_tokens": True,

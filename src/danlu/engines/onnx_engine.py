@@ -11,8 +11,9 @@ import torch
 
 from danlu.data.records import Message
 from danlu.data.template import answer_start_ids, prompt_ids, stop_ids
+from danlu.engines.answers import next_tokens_of, one_by_one, require_tuned, to_answer
 from danlu.engines.interface import Answer, NextTokens, Sampling
-from danlu.errors import Fault, InputError, ModelError, ResourceError
+from danlu.errors import Fault, ModelError, ResourceError
 from danlu.models.folder import is_encoder_decoder
 from danlu.models.loading import generation_defaults
 from danlu.models.tokenizer import load_tokenizer
@@ -49,15 +50,12 @@ class OnnxEngine:
         report: Callable[[int], None] | None = None,
     ) -> list[Answer]:
         """One answer for each conversation, in the same order; `report` hears how many are done."""
-        answers = []
-        for messages in conversations:
+
+        def answer(messages: Sequence[Message]) -> Answer:
             ids = list(self._tokens(self.prompt_ids(messages), sampling, tuned))
-            ended = bool(ids) and ids[-1] in self.stop_ids
-            text = self.tokenizer.decode(ids[:-1] if ended else ids, skip_special_tokens=True)
-            answers.append(Answer(tuple(ids), text, "stop" if ended else "length"))
-            if report:
-                report(len(answers))
-        return answers
+            return to_answer(self.tokenizer, ids, self.stop_ids)
+
+        return one_by_one(conversations, answer, report)
 
     def stream(self, messages: Sequence[Message], sampling: Sampling, tuned: bool = True) -> Iterator[str]:
         """The pieces of one answer as they are made."""
@@ -82,15 +80,11 @@ class OnnxEngine:
         # What the template puts before an encoder-decoder model's answers is part of the answer that is given.
         first, encoded = self._begin(prompt, self._given[:1])
         logits, _ = self._step([*first, *answer[:-1]], self._no_past(), encoded)
-        last = torch.from_numpy(logits[0, -len(answer) :])
-        within = asked.long().clamp(max=last.shape[-1] - 1)
-        found = last.log_softmax(-1).gather(-1, within)
-        return NextTokens(last.argmax(-1), found.masked_fill(asked >= last.shape[-1], float("nan")))
+        return next_tokens_of(torch.from_numpy(logits[0, -len(answer) :]), asked)
 
     def _tokens(self, prompt: Sequence[int], sampling: Sampling, tuned: bool) -> Iterator[int]:
         """The tokens of an answer, a stop token last."""
-        if not tuned:
-            raise InputError(Fault("this export holds the tuned model alone", hint="ask the run for its base"))
+        require_tuned(tuned, "export")
         dice = torch.Generator().manual_seed(sampling.seed)
         ids, encoded = self._begin(prompt, self._given[:1])
         given, past = self._given[1:], self._no_past()
@@ -131,7 +125,8 @@ class OnnxEngine:
 def _chosen(logits: torch.Tensor, sampling: Sampling, dice: torch.Generator) -> int:
     if sampling.temperature <= 0:
         return int(logits.argmax())
-    shares, order = (logits / sampling.temperature).softmax(-1).sort(descending=True)
+    kept, order = (logits / sampling.temperature).topk(min(sampling.top_k, len(logits)) or len(logits))
+    shares = kept.softmax(-1)
     before = shares.cumsum(-1) - shares
     return int(order[torch.multinomial(shares.masked_fill(before >= sampling.top_p, 0.0), 1, generator=dice)])
 
@@ -143,10 +138,13 @@ def _session(path: Path) -> Any:
         raise ResourceError(
             Fault("onnxruntime, which runs ONNX graphs, is not installed", hint="pip install 'danlu[onnx]'")
         ) from error
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
     onnxruntime.set_default_logger_severity(3)
+    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile", "NotImplemented")
     try:
         return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
-    except Exception as error:
+    except tuple(getattr(state, name) for name in names) as error:  # they have no parent of their own
         said = str(error).splitlines()[0]
         raise ModelError(
             Fault(f"onnxruntime can't load this graph: {said}", str(path), hint="export it again")

@@ -16,6 +16,7 @@ import torch
 from danlu.adapters.lora import base_of
 from danlu.data.records import Message
 from danlu.data.template import answer_start_ids, prompt_ids
+from danlu.engines.answers import next_tokens_of, to_answer
 from danlu.engines.interface import Answer, NextTokens, Sampling
 from danlu.models.decoder_start import decoder_start
 from danlu.models.quiet import quiet_transformers
@@ -79,7 +80,7 @@ class TransformersEngine:
         for start in range(0, len(order), self.batch_size):
             chosen = order[start : start + self.batch_size]
             for index, ids in zip(chosen, self._batch([prompts[i] for i in chosen], sampling, tuned), strict=True):
-                answers[index] = self._answer(ids)
+                answers[index] = to_answer(self.tokenizer, ids, self.stop_ids)
             if report:
                 report(len(answers))
         return [answers[index] for index in range(len(prompts))]
@@ -136,10 +137,7 @@ class TransformersEngine:
 
     def next_tokens(self, prompt: Sequence[int], answer: Sequence[int], asked: torch.Tensor) -> NextTokens:
         """How likely the tokens `asked` are before each token of a given answer; NaN beyond the vocabulary."""
-        logits = self.logits(prompt, answer).cpu()
-        within = asked.long().clamp(max=logits.shape[-1] - 1)
-        found = logits.log_softmax(-1).gather(-1, within)
-        return NextTokens(logits.argmax(-1), found.masked_fill(asked >= logits.shape[-1], float("nan")))
+        return next_tokens_of(self.logits(prompt, answer).cpu(), asked)
 
     def _batch(self, prompts: list[list[int]], sampling: Sampling, tuned: bool) -> list[list[int]]:
         if sampling.temperature > 0:
@@ -186,13 +184,6 @@ class TransformersEngine:
             decoder_start_token_id=self._start,
             **(sampled if sampling.temperature > 0 else {}),
         )
-
-    def _answer(self, ids: list[int]) -> Answer:
-        end = next((place for place, token in enumerate(ids) if token in self.stop_ids), None)
-        body = ids if end is None else ids[:end]
-        text = self.tokenizer.decode(body, skip_special_tokens=True)
-        kept = tuple(ids if end is None else ids[: end + 1])
-        return Answer(kept, text, "length" if end is None else "stop")
 
     @contextlib.contextmanager
     def chosen(self, tuned: bool) -> Iterator[Any]:

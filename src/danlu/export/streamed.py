@@ -14,6 +14,7 @@ import torch
 
 from danlu.adapters.targets import skeleton
 from danlu.data.template import prompt_ids
+from danlu.engines.answers import next_tokens_of
 from danlu.engines.interface import NextTokens
 from danlu.export.stored import Stored, placed, stored_tensors
 from danlu.models.decoder_start import decoder_start
@@ -71,10 +72,7 @@ class StreamedEngine:
         scored = []
         logits = self._logits({name: ids.to(self._device) for name, ids in inputs.items()}, places)
         for wanted, some in zip(expected, logits.split([len(answer) for answer in answers]), strict=True):
-            within = wanted.token_ids.long().clamp(max=some.shape[-1] - 1)
-            known = some.log_softmax(-1).gather(-1, within)
-            unknown = wanted.token_ids >= some.shape[-1]
-            scored.append(NextTokens(some.argmax(-1), known.masked_fill(unknown, float("nan"))))
+            scored.append(next_tokens_of(some, wanted.token_ids))
         return scored
 
     def _logits(self, inputs: dict[str, torch.Tensor], places: list[tuple[int, int]]) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,9 @@ from danlu.data.records import Messages
 from danlu.data.template import prompt_ids, stop_ids
 from danlu.engines.exported import engine_for
 from danlu.engines.interface import Sampling
-from danlu.engines.onnx_engine import OnnxEngine
+from danlu.engines.onnx_engine import OnnxEngine, _chosen
 from danlu.engines.transformers_engine import TransformersEngine
-from danlu.errors import InputError
+from danlu.errors import InputError, ModelError
 from danlu.export.formats import onnx
 from danlu.export.formats.interface import Subject
 from danlu.models.loading import generation_defaults, load_base
@@ -89,6 +90,26 @@ def test_sampled_answers_follow_the_seed(engines: tuple[OnnxEngine, Transformers
         return [answer.ids for answer in engine.generate(CONVERSATIONS, Sampling(LENGTH, 5.0, seed=seed))]
 
     assert drawn(1) == drawn(1) != drawn(2)
+
+
+def test_of_the_likeliest_token_alone_the_dice_choose_it(engines: tuple[OnnxEngine, TransformersEngine]) -> None:
+    hot = Sampling(LENGTH, temperature=5.0, top_k=1)
+    assert engines[0].generate(CONVERSATIONS, hot) == engines[0].generate(CONVERSATIONS, Sampling(LENGTH))
+
+
+def test_the_dice_choose_among_the_likeliest_tokens_asked_for() -> None:
+    logits = torch.tensor([0.5, 3.0, 1.0, 2.0, -1.0])
+    dice = torch.Generator().manual_seed(0)
+    assert {_chosen(logits, Sampling(1, 9.0, top_k=3), dice) for _ in range(200)} == {1, 2, 3}
+    assert {_chosen(logits, Sampling(1, 9.0), dice) for _ in range(400)} == {0, 1, 2, 3, 4}
+    assert {_chosen(logits, Sampling(1, 1.0, top_p=0.5), dice) for _ in range(50)} == {1}
+
+
+def test_a_graph_that_is_none_is_one_message(tmp_path: Path, tiny_base: Path) -> None:
+    shutil.copytree(tiny_base, tmp_path, dirs_exist_ok=True)
+    (tmp_path / "model.onnx").write_bytes(b"no graph")
+    with pytest.raises(ModelError, match="onnxruntime can't load this graph"):
+        OnnxEngine(tmp_path)
 
 
 def test_an_export_has_no_base_to_answer_with(engines: tuple[OnnxEngine, TransformersEngine]) -> None:
