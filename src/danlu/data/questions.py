@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -131,23 +131,32 @@ def read_questions(name: str, find: Callable[[str], Path], convert: Convert) -> 
     Raises:
         DataError: the file is not there or can't be read; or for the first rows that can't be asked, by file and line.
     """
-    questions: list[Question] = []
+    return [question for _, question in require_questions(rows_of(find_sources(name, find)), convert)]
+
+
+def require_questions(rows: Iterable[Row], convert: Convert) -> list[tuple[Row, Question]]:
+    """All rows, each with what it asks.
+
+    Raises:
+        DataError: for the first rows that can't be asked, by file and line.
+    """
+    found: list[tuple[Row, Question]] = []
     faults: list[Fault] = []
     num_faults = 0
-    for row in rows_of(find_sources(name, find)):
+    for row in rows:
         try:
             if isinstance(row.value, BadRow):
                 raise RowFault(row.value.reason)
-            questions.append(convert(row))
+            found.append((row, convert(row)))
         except RowFault as error:
             num_faults += 1
             if len(faults) < _SHOWN_FAULTS:
-                faults.append(Fault(str(error), row.where, hint="mend the row, or take it out"))
+                faults.append(Fault(str(error), row.where, hint="mend the row, or take it out; nothing was asked"))
     if num_faults > len(faults):
-        faults.append(Fault(f"and {num_faults - len(faults)} more rows of the file can't be asked", name))
+        faults.append(Fault(f"and {num_faults - len(faults)} more rows can't be asked"))
     if faults:
         raise DataError(*faults)
-    return questions
+    return found
 
 
 def rows_of(sources: Sequence[Source]) -> Iterator[Row]:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from danlu.errors import Fault, FolderError, InputError
-from danlu.evaluation.comparison import Resampling, compare_metric, verdict_sentence, with_verdicts
+from danlu.evaluation.comparison import Resampling, compare_metric, with_verdicts
 from danlu.evaluation.report import write_comparison
 from danlu.evaluation.reports import EarlierReport, in_pairs, read_report
+from danlu.evaluation.wording import verdict_sentence
 from danlu.runs import create_folder, next_free_folder, write_json, write_manifest
 
 COMPARISON = "compare.json"

@@ -12,8 +12,6 @@ from danlu.evaluation.combining import COMBINE, as_table, figure, row_scores
 from danlu.evaluation.metrics import Metric, Statistics
 from danlu.evaluation.statistics import holm, mcnemar, outcomes, paired_bootstrap
 
-FEW_ROWS = 30
-
 
 @dataclass(frozen=True)
 class Resampling:
@@ -97,20 +95,3 @@ def _verdict(one: dict[str, Any], p: float | None, confidence: float) -> str:
     if one["better"] == "neither":
         return "higher" if one["difference"] > 0 else "lower"
     return "better" if (one["difference"] > 0) == (one["better"] == "higher") else "worse"
-
-
-def verdict_sentence(compared: dict[str, dict[str, Any]], first: str = "its base") -> str:
-    """What changed, in one sentence and without adjectives."""
-    said: dict[str, list[str]] = {}
-    for name, one in compared.items():
-        said.setdefault(one["verdict"], []).append(name.replace("_", " "))
-    parts = [f"{word} in {', '.join(said[word])}" for word in ("better", "worse") if word in said]
-    if not parts:
-        known = [*said.get("no difference", [])]
-        shown = f" (looked at: {', '.join(known)})" if known else ""
-        return f"No difference between the tuned model and {first} that is more than noise{shown}."
-    noise = said.get("no difference", [])
-    rest = f"; no difference beyond noise in {', '.join(noise)}" if noise else ""
-    few = min((one["rows"] for one in compared.values()), default=0)
-    caution = f" Only {few} rows: small differences can't be seen." if few < FEW_ROWS else ""
-    return f"The tuned model is {' and '.join(parts)} than {first}{rest}.{caution}"

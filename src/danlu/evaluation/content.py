@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from danlu.evaluation.combining import row_scores
-from danlu.evaluation.comparison import Resampling, compare_metric, verdict_sentence, with_verdicts
+from danlu.evaluation.comparison import Resampling, compare_metric, with_verdicts
 from danlu.evaluation.metrics import Given, Metric
 from danlu.evaluation.parts import MODELS, AskedRow, Part, RowSet
 from danlu.evaluation.reports import EarlierReport, MetricRows, in_pairs, rows_of
+from danlu.evaluation.wording import verdict_sentence
 from danlu.recipe.evaluation_schema import FINISHED
 
 Compared = dict[str, dict[str, Any]]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from danlu.evaluation.general import KINDS, Item, Language, general_items
-from danlu.evaluation.paired import paired_interval
+from danlu.evaluation.statistics import mean_interval
 
 MODELS = ("base", "tuned")
 
@@ -79,4 +79,4 @@ def _accuracy(items: Sequence[Item], right: Sequence[bool], language: str) -> di
 
 def _change(items: Sequence[Item], differences: Sequence[int], language: str, seed: int) -> dict[str, Any]:
     chosen = [each for item, each in zip(items, differences, strict=True) if item.language == language]
-    return {"difference": sum(chosen) / len(chosen), "interval": paired_interval(chosen, seed)}
+    return {"difference": sum(chosen) / len(chosen), "interval": mean_interval(chosen, seed)}

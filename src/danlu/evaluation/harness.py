@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from danlu.errors import Fault, InputError, WorkError
-from danlu.evaluation.paired import paired_interval
+from danlu.evaluation.statistics import mean_interval
 
 _YAML = (".yaml", ".yml")
 
@@ -171,7 +171,7 @@ def _interval(task: str, metric: str, kept: str, found: dict[str, dict[str, Any]
         if not values or not all(isinstance(value, int | float) for value in values.values()):
             return None
         scores.append(values)
-    return paired_interval([float(scores[1][row]) - float(scores[0][row]) for row in scores[0]], seed)
+    return mean_interval([float(scores[1][row]) - float(scores[0][row]) for row in scores[0]], seed)
 
 
 def _require_files(missing: Iterable[str]) -> None:

@@ -8,13 +8,10 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from danlu.data.template import stop_ids
+from danlu.engines.local import local_engine
 from danlu.engines.transformers_engine import TransformersEngine
 from danlu.errors import Fault, InputError
 from danlu.evaluation.harness import find_tasks, run_harness
-from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base
-from danlu.models.source import find_model
-from danlu.models.tokenizer import load_tokenizer
 from danlu.pages.page import write_page
 from danlu.runs import RESOLVED, create_folder, next_free_folder, write_json, write_manifest
 from danlu.training.trained import open_run
@@ -82,8 +79,5 @@ def _models_of_run(target: str) -> tuple[TransformersEngine, dict[str, AbstractC
 
 
 def _model(target: str) -> tuple[TransformersEngine, dict[str, AbstractContextManager[Any]]]:
-    base = find_model(target)
-    model = load_base(base, choose_dtype("auto", choose_device()))
-    tokenizer = load_tokenizer(base)
-    engine = TransformersEngine(model, tokenizer, stop_ids(tokenizer, generation_defaults(base)))
+    engine = local_engine(target)
     return engine, {"model": engine.chosen(True)}

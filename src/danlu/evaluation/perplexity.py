@@ -22,14 +22,21 @@ class LogitsEngine(Protocol):
 def perplexity(
     engine: LogitsEngine, ids: Sequence[int], tuned: bool = True, window_tokens: int = _WINDOW_TOKENS
 ) -> float:
-    """Exp of the mean negative log-likelihood of a text's tokens after the first (in nats, summed in float64).
+    """Exp of the mean negative log-likelihood of a text's tokens after the first; arguments as in `text_loss`."""
+    return math.exp(text_loss(engine, ids, tuned, window_tokens) / (len(ids) - 1))
+
+
+def text_loss(
+    engine: LogitsEngine, ids: Sequence[int], tuned: bool = True, window_tokens: int = _WINDOW_TOKENS
+) -> float:
+    """Negative log-likelihood of a text's tokens after the first, in nats, summed in float64.
 
     The text is read in windows; each token is predicted from the window before its own and what precedes it in its own:
     between `window_tokens` and twice as many tokens, but for the text's beginning.
 
     Args:
         engine: of a causal model.
-        ids: the text's tokens, two at least.
+        ids: the text's tokens.
         tuned: the tuned model, or its base.
         window_tokens: predicted at once; the memory that logits take grows with it.
     """
@@ -38,7 +45,7 @@ def perplexity(
         logits = engine.logits(prompt, answer, tuned)
         chosen = logits.gather(-1, torch.tensor(answer, device=logits.device)[:, None])[:, 0]
         total += (logits.logsumexp(-1) - chosen).double().sum().item()
-    return math.exp(total / (len(ids) - 1))
+    return total
 
 
 def _windows(ids: list[int], window_tokens: int) -> Iterator[tuple[list[int], list[int]]]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from danlu.evaluation.comparison import FEW_ROWS
-from danlu.evaluation.wording import ENGLISH, Language, Say, known, speaker
+from danlu.evaluation.wording import ENGLISH, NAMES, Language, Say, known, speaker, verdict_sentence
 from danlu.pages.bars import bars
 from danlu.pages.charts import line_chart
 from danlu.pages.difference import difference
@@ -19,7 +18,6 @@ _TITLES = {
     "compliance": "Answers that keep every house rule",
     "finished": "Answers that end by themselves",
 }
-_NAMES = {"rouge_l": "ROUGE-L", "rouge_1": "ROUGE-1", "rouge_2": "ROUGE-2", "bleu": "BLEU", "chrf": "chrF"}
 
 
 def write_report(folder: Path, content: dict[str, Any]) -> None:
@@ -43,7 +41,7 @@ def write_comparison(folder: Path, content: dict[str, Any]) -> None:
     first, others = content["runs"][0], content["runs"][1:]
     for language, page in PAGES.items():
         say = speaker(language)
-        said = [{**run, "sentence": verdict_text(run["comparison"], say, first["name"])} for run in others]
+        said = [{**run, "sentence": verdict_sentence(run["comparison"], first["name"], say)} for run in others]
         table = [_across(name, content["runs"], others[0]["comparison"][name], say) for name in content["metrics"]]
         view = {"runs": [first, *said], "table": table, "say": say, "language": language}
         view["other_page"] = PAGES["zh" if language == "en" else "en"]
@@ -71,7 +69,7 @@ def _view(content: dict[str, Any], language: Language) -> dict[str, Any]:
         "known": lambda phrase: known(say, phrase),
         "language": language,
         "other_page": PAGES["zh" if language == "en" else "en"],
-        "sentence": verdict_text(content["comparison"], say, say("its base")),
+        "sentence": verdict_sentence(content["comparison"], say=say),
         "table": metric_table(content["metrics"], content["loss_rows"], content["comparison"], say),
         "against": [_against(one, say) for one in content["against"]],
         "percent": f"{100 * confidence:g}",
@@ -82,24 +80,6 @@ def _view(content: dict[str, Any], language: Language) -> dict[str, Any]:
         "lengths": _lengths(content["latency"]),
         "shown": [_example(one) for one in content["examples"][:_SHOWN_ANSWERS]],
     }
-
-
-def verdict_text(compared: dict[str, dict[str, Any]], say: Say, first: str) -> str:
-    """What changed, in a sentence and without adjectives."""
-    said: dict[str, list[str]] = {}
-    for name, one in compared.items():
-        said.setdefault(one["verdict"], []).append(_NAMES.get(name, name.replace("_", " ")))
-    names = {verdict: ", ".join(each) for verdict, each in said.items()}
-    parts = [say(f"{word} in {{names}}", names=names[word]) for word in ("better", "worse") if word in names]
-    if not parts:
-        return say("No difference between the tuned model and {first} that is more than noise.", first=first)
-    text = say("The tuned model is {parts} than {first}", parts=say(" and ").join(parts), first=first)
-    if "no difference" in names:
-        text += say("; no difference beyond noise in {names}", names=names["no difference"])
-    text += say(".")
-    few = min((one["rows"] for one in compared.values()), default=0)
-    caution = say("Only {rows} rows: small differences can't be seen.", rows=few) if few < FEW_ROWS else ""
-    return f"{text} {caution}".strip()
 
 
 def metric_table(
@@ -149,8 +129,8 @@ def _title(name: str, task: str, loss_rows: int | None, say: Say) -> str:
         return say("Loss per answer token, {rows} questions (lower is better)", rows=loss_rows)
     if name in _TITLES:
         return say(_TITLES[name])
-    if name in _NAMES:
-        return _NAMES[name]
+    if name in NAMES:
+        return NAMES[name]
     plain = name.replace("_", " ").replace(".", ": ")
     plain = plain[:1].upper() + plain[1:]
     return say("{name} equal to the reference's", name=plain) if task == "field" else plain
@@ -173,7 +153,7 @@ def _against(one: dict[str, Any], say: Say) -> dict[str, Any]:
         for model, place in (("base", "first"), ("tuned", "second"))
     }
     table = metric_table(metrics, None, compared, say)
-    return {"name": one["name"], "table": table, "sentence": verdict_text(compared, say, one["name"])}
+    return {"name": one["name"], "table": table, "sentence": verdict_sentence(compared, one["name"], say)}
 
 
 def curve_charts(curve: list[dict[str, Any]], say: Say = ENGLISH) -> list[dict[str, Any]]:

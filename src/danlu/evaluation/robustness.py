@@ -15,7 +15,7 @@ from danlu.data.records import Messages
 from danlu.errors import DataError, Fault
 from danlu.evaluation.attacks import ATTACKS
 from danlu.evaluation.attacks.interface import Attack, Language
-from danlu.evaluation.paired import paired_interval
+from danlu.evaluation.statistics import mean_interval
 
 LEAST_CHANGED = 0.9
 _SHOWN_ROWS, _SHOWN_CHARACTERS = 3, 120
@@ -160,7 +160,7 @@ def _judged(
         "score_before": _mean([scores[row] for row in one.rows]),
         "score_after": _mean([after[row] for row in one.rows]),
         "drop": _mean(drops),
-        "drop_interval": paired_interval(drops, seed),
+        "drop_interval": mean_interval(drops, seed),
         "obeyed": None if obeyed is None else _mean(obeyed),
         "examples": [
             {

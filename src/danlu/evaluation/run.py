@@ -16,7 +16,7 @@ from danlu.data.questions import Question
 from danlu.errors import Fault, FolderError, GateError, InputError, RecipeError, Stopped
 from danlu.evaluation.asking import ask_all
 from danlu.evaluation.attacked import AttackedRows
-from danlu.evaluation.comparison import Resampling, verdict_sentence
+from danlu.evaluation.comparison import Resampling
 from danlu.evaluation.content import (
     compare_with_base,
     compare_with_earlier,
@@ -35,6 +35,7 @@ from danlu.evaluation.report import PAGES, write_report
 from danlu.evaluation.reports import ANSWERS, REPORT, EarlierReport, read_report, write_answers
 from danlu.evaluation.stress import attack, stress_models
 from danlu.evaluation.trained_rows import held_questions, trained_rows
+from danlu.evaluation.wording import verdict_sentence
 from danlu.models.tokenizer import load_tokenizer
 from danlu.recipe.evaluation_schema import EvaluationSection
 from danlu.recipe.load import LoadedRecipe, load_recipe

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from danlu.evaluation.combining import Floats
+from danlu.evaluation.combining import COMBINE, Floats
 
 _MOST_DRAWN = 4_000_000
 
@@ -62,6 +62,14 @@ def paired_bootstrap(
     low, high = (float(value) for value in np.percentile(differences, [100 * tail, 100 * (1 - tail)]))
     at_most, at_least = np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0)
     return Interval(difference, low, high, min(1.0, 2 * (min(at_most, at_least) + 1) / (resamples + 1)))
+
+
+def mean_interval(differences: Sequence[float], seed: int, resamples: int = 2000) -> list[float]:
+    """95 % interval of the mean of differences that were measured on the same rows twice: low, high."""
+    second = np.column_stack([np.asarray(differences, np.float64), np.ones(len(differences))])
+    first = np.column_stack([np.zeros(len(differences)), np.ones(len(differences))])
+    found = paired_bootstrap(first, second, COMBINE["mean"], resamples=resamples, seed=seed)
+    return [found.low, found.high]
 
 
 def mcnemar(only_first: int, only_second: int) -> float:

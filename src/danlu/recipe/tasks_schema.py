@@ -70,11 +70,11 @@ class TokenAccuracyTask(TaskSection):
 
 
 class PerplexityTask(TaskSection):
-    """Perplexity of running text: exp of the mean cross-entropy per token, in windows that do not overlap."""
+    """Perplexity of running text: exp of the mean cross-entropy per token, each after a window of others or more."""
 
     type: Literal["perplexity"]
     file: str = Field(min_length=1, description="A file of text, or of rows with `text`.")
-    window_tokens: int = Field(512, ge=8, le=131_072, description="Longest piece of a text that is read at once.")
+    window_tokens: int = Field(512, ge=8, le=131_072, description="Tokens predicted at once, with as many before them.")
 
 
 class RougeTask(TaskSection):

@@ -11,16 +11,15 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from danlu.data.questions import Question, converter, rows_of
+from danlu.data.questions import Question, converter, require_questions, rows_of
 from danlu.data.records import RowFault
-from danlu.data.sources import BadRow, Row, Source, find_sources, fingerprint
+from danlu.data.sources import Row, find_sources, fingerprint
 from danlu.engines.interface import Answer, Engine, Sampling
 from danlu.engines.table import require_engine
 from danlu.errors import DataError, Fault, FolderError, InputError, Stopped
 from danlu.runs import MANIFEST, file_hash, read_manifest, write_json
 from danlu.tracking.progress import progress
 
-_SHOWN_FAULTS = 5
 _ENDINGS = (".jsonl", ".ndjson")
 
 
@@ -77,7 +76,7 @@ def run_generate(
         hint = "export the run, and name the exported model"
         raise InputError(Fault(f"a run is answered by transformers, not by {engine}", model, hint=hint))
     sources = find_sources(rows, Path)
-    questions = _require_questions(sources)
+    questions = require_questions(rows_of(sources), converter())
     work = _Work(
         str(model),
         _weights(model),
@@ -114,29 +113,6 @@ def _open_run(model: str, batch_size: int) -> Engine:
     engine = run.engine(run.dtype)
     engine.batch_size = batch_size
     return engine
-
-
-def _require_questions(sources: Sequence[Source]) -> list[tuple[Row, Question]]:
-    """All rows with what they ask.
-
-    Raises:
-        DataError: for the first rows that can't be asked.
-    """
-    convert, faults, num_faults = converter(), list[Fault](), 0
-    found = []
-    for row in rows_of(sources):
-        try:
-            if isinstance(row.value, BadRow):
-                raise RowFault(row.value.reason)
-            found.append((row, convert(row)))
-        except RowFault as error:
-            num_faults += 1
-            if len(faults) < _SHOWN_FAULTS:
-                faults.append(Fault(str(error), row.where, hint="mend the row, or take it out; nothing was answered"))
-    if faults:
-        more = num_faults - len(faults)
-        raise DataError(*faults, *([Fault(f"and {more} more rows can't be asked")] if more else []))
-    return found
 
 
 def _note(out: Path) -> Path:

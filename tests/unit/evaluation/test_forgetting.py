@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from danlu.engines.transformers_engine import TransformersEngine
 from danlu.evaluation.forgetting import pick_items, run_forgetting
@@ -118,16 +117,6 @@ def test_what_was_lost_and_gained_is_that_counted_by_hand() -> None:
         }
     ]
     json.dumps(found)
-
-
-@pytest.fixture(scope="module")
-def engine(tokenizer: Any) -> TransformersEngine:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        initializer_range=0.3, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    return TransformersEngine(LlamaForCausalLM(config).eval(), tokenizer, [2])
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -7,11 +7,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from danlu.data.records import Message
-from danlu.data.template import prompt_ids, stop_ids
+from danlu.data.template import prompt_ids
 from danlu.engines.interface import Answer, Sampling
 from danlu.engines.transformers_engine import TransformersEngine
 from danlu.evaluation import latency
@@ -74,14 +72,9 @@ def test_lengths_that_can_not_be_are_left_out_with_the_reason() -> None:
 
 
 @pytest.mark.parametrize("language", ["en", "zh"])
-def test_a_tiny_model_is_timed_with_prompts_of_the_wanted_length(tokenizer: Any, language: Any) -> None:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        initializer_range=0.3, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    engine = TransformersEngine(LlamaForCausalLM(config).eval(), tokenizer, stop_ids(tokenizer, {}))
-
+def test_a_tiny_model_is_timed_with_prompts_of_the_wanted_length(
+    engine: TransformersEngine, tokenizer: Any, language: Any
+) -> None:
     def count(text: str) -> int:
         return len(tokenizer(text)["input_ids"])
 

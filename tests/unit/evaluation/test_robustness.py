@@ -7,19 +7,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from danlu.data.records import Messages
-from danlu.data.template import stop_ids
 from danlu.engines.interface import Sampling
 from danlu.engines.transformers_engine import TransformersEngine
 from danlu.errors import DataError
 from danlu.evaluation.attacks import ATTACKS
 from danlu.evaluation.attacks.interface import Attack
 from danlu.evaluation.metrics.rouge import rouge
-from danlu.evaluation.paired import paired_interval
 from danlu.evaluation.robustness import attack_rows, changed_inputs, run_robustness
+from danlu.evaluation.statistics import mean_interval
 
 ROWS: list[Messages] = [
     [{"role": "user", "content": text}]
@@ -137,13 +134,7 @@ def test_the_worst_examples_come_first_and_known_answers_are_not_asked_again() -
     assert [example["row"] for example in attack["examples"]] == [0, 2, 1]
 
 
-def test_a_tiny_models_answers_are_attacked_and_the_result_is_json(tokenizer: Any) -> None:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        initializer_range=0.3, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    engine = TransformersEngine(LlamaForCausalLM(config).eval(), tokenizer, stop_ids(tokenizer, {}))
+def test_a_tiny_models_answers_are_attacked_and_the_result_is_json(engine: TransformersEngine) -> None:
 
     def answer(conversations: list[Messages]) -> list[str]:
         return [each.text for each in engine.generate(conversations, Sampling(6))]
@@ -170,6 +161,6 @@ def test_the_interval_is_scipys_percentile_bootstrap() -> None:
     bootstrap = pytest.importorskip("scipy.stats", reason="scipy comes with danlu[harness]").bootstrap
     values = np.random.default_rng(5).normal(0.1, 1.0, 200)
     theirs = bootstrap((values,), np.mean, method="percentile", n_resamples=20_000, random_state=1).confidence_interval
-    assert paired_interval(list(values), 0, 20_000) == pytest.approx([theirs.low, theirs.high], abs=0.01)
-    assert paired_interval(list(values), 7) == paired_interval(list(values), 7)
-    assert paired_interval([0.25] * 9, 0) == [0.25, 0.25]
+    assert mean_interval(list(values), 0, 20_000) == pytest.approx([theirs.low, theirs.high], abs=0.01)
+    assert mean_interval(list(values), 7) == mean_interval(list(values), 7)
+    assert mean_interval([0.25] * 9, 0) == [0.25, 0.25]

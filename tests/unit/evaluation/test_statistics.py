@@ -11,9 +11,10 @@ import scipy.stats
 from sacrebleu.metrics import BLEU
 
 from danlu.evaluation.combining import COMBINE, as_table
-from danlu.evaluation.comparison import Resampling, compare_metric, verdict_sentence, with_verdicts
+from danlu.evaluation.comparison import Resampling, compare_metric, with_verdicts
 from danlu.evaluation.metrics import METRICS, Given, Metric
 from danlu.evaluation.statistics import holm, mcnemar, outcomes, paired_bootstrap
+from danlu.evaluation.wording import verdict_sentence
 
 MEAN = COMBINE["mean"]
 
@@ -157,10 +158,11 @@ def test_the_sentence_says_better_worse_and_what_is_noise() -> None:
 
     said = verdict_sentence({"loss": one("better"), "rouge_l": one("worse"), "bleu": one("no difference")})
     assert said == (
-        "The tuned model is better in loss and worse in rouge l than its base; no difference beyond noise in bleu."
+        "The tuned model is better in loss and worse in ROUGE-L than its base; no difference beyond noise in BLEU."
     )
     assert verdict_sentence({"loss": one("no difference")}).startswith("No difference")
-    assert "Only 12 rows" in verdict_sentence({"loss": {"verdict": "better", "rows": 12}})
+    for verdict in ("better", "no difference"):
+        assert "Only 12 rows" in verdict_sentence({"loss": {"verdict": verdict, "rows": 12}})
 
 
 def false_alarms(first: np.ndarray, second: np.ndarray, kind: str, times: int, seed: int) -> float:

@@ -10,12 +10,11 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from danlu.data.questions import Question
 from danlu.data.records import RowFault
 from danlu.data.sources import Row
-from danlu.data.template import label, stop_ids
+from danlu.data.template import label
 from danlu.engines.interface import Answer, Sampling
 from danlu.engines.transformers_engine import TransformersEngine
 from danlu.errors import DataError
@@ -56,16 +55,6 @@ def asked(text: str, reference: str | None = None, **fields: Any) -> Question:
 
 def row(**value: Any) -> Row:
     return Row(value, "rows.jsonl", 3)
-
-
-@pytest.fixture(scope="module")
-def engine(tokenizer: Any) -> TransformersEngine:
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
-        initializer_range=0.3, bos_token_id=None, eos_token_id=None,
-    )  # fmt: skip
-    return TransformersEngine(LlamaForCausalLM(config).eval(), tokenizer, stop_ids(tokenizer, {}))
 
 
 def nats(engine: TransformersEngine, ids: Sequence[int]) -> torch.Tensor:
@@ -252,11 +241,12 @@ def test_perplexity_is_that_of_transformers_in_windows(engine: TransformersEngin
     texts = ["The card was lost in the app, and a new one is on its way to you.", "请通过手机银行挂失银行卡。"]
     questions = [task.convert()(row(text=text)) for text in texts]
     found = figure("perplexity", [one.scores["perplexity"] for one in task.ask(engine, questions, True)])
-    losses = []
+    losses: list[float] = []
     for text in texts:
         ids = tokenize(engine.tokenizer, text)
-        for start in range(0, len(ids) - 1, window):
-            losses += nats(engine, ids[start : start + window + 1]).tolist()
+        for start in range(1, len(ids), window):
+            read = ids[max(0, start - window) : start + window]
+            losses += nats(engine, read)[-len(ids[start : start + window]) :].tolist()
     assert len(losses) == sum(len(tokenize(engine.tokenizer, text)) - 1 for text in texts)
     assert found == pytest.approx(math.exp(sum(losses) / len(losses)), rel=1e-5)
 

@@ -15,7 +15,7 @@ NAME = re.compile(r"\{(\w+)\}")
 
 def phrases() -> set[str]:
     """All that the template and the code ask for by a plain string."""
-    texts = [FOLDER / "report.py", FOLDER / "templates" / "report.html.j2"]
+    texts = [FOLDER / "report.py", FOLDER / "wording.py", FOLDER / "templates" / "report.html.j2"]
     return {found for path in texts for found in PHRASE.findall(path.read_text(encoding="utf-8"))}
 
 

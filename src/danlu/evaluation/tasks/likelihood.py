@@ -12,6 +12,7 @@ from danlu.data.records import RowFault
 from danlu.data.sources import Row
 from danlu.data.template import label
 from danlu.evaluation.metrics import Given, Metric
+from danlu.evaluation.perplexity import text_loss
 from danlu.evaluation.tasks.interface import Asked, TaskBase
 from danlu.models.tokenizer import tokenize
 from danlu.recipe.tasks_schema import LossTask, PerplexityTask, TokenAccuracyTask
@@ -63,7 +64,7 @@ class TokenAccuracy(TaskBase):
 
 
 class Perplexity(TaskBase):
-    """See `ModelTask`: running text, in windows that do not overlap; the first token of a window is only read."""
+    """See `ModelTask`: running text, as in `danlu.evaluation.perplexity`."""
 
     own_rows, needs_reference = True, False
 
@@ -87,11 +88,5 @@ class Perplexity(TaskBase):
         """Sum of the losses, and number of tokens, of each text."""
         for question in questions:
             ids = tokenize(engine.tokenizer, question.messages[0]["content"])
-            loss, count = 0.0, 0
-            for start in range(0, max(1, len(ids) - 1), self._window):
-                window = ids[start : start + self._window + 1]
-                if len(window) > 1:
-                    found = engine.logits(window[:1], window[1:], tuned).log_softmax(-1).cpu()
-                    loss -= float(found.gather(-1, torch.tensor(window[1:])[:, None]).sum())
-                    count += len(window) - 1
-            yield Asked(Given(""), {self.names[0]: (loss, float(count))})
+            loss = text_loss(engine, ids, tuned, self._window)
+            yield Asked(Given(""), {self.names[0]: (loss, float(max(0, len(ids) - 1)))})
