@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from danlu.adapters.lora import base_of
-from danlu.data.packing import pack, shared_prefix
+from danlu.data.packing import pack, shared_prefix, split_into_packs
 from danlu.data.store import Store
 from danlu.data.template import Document
 from danlu.errors import Fault, ModelError
@@ -58,6 +58,28 @@ class Engine:
         """For the log."""
         loss = "chunked" if isinstance(self.objective, (ChosenSft, ChosenSequences)) else "plain"
         return f"{self.attention} attention, {self.layers} layers, {loss} loss"
+
+    def losses(self, model: Any, documents: Sequence[Document], max_tokens: int) -> list[float]:
+        """The summed loss of each document, without gradients; packed where rows may be and the loss allows it.
+
+        Args:
+            model: as it was proven, in evaluation mode.
+            documents: in any order.
+            max_tokens: of a pack.
+        """
+        together = self.packs and isinstance(self.objective, ChosenSft)
+        groups = split_into_packs(documents, max_tokens if together else 1, self.shares_prefix)
+        found: dict[int, float] = {}
+        with torch.no_grad():
+            for group in groups:
+                if isinstance(self.objective, ChosenSft):
+                    batch = to_batch(pack(group, self.shares_prefix), model.device)
+                    losses = self.objective.each(model, batch, [document.trained for document in group])
+                else:
+                    (alone,) = to_batches(group, 1, False, model.device, padded=self.padded)
+                    losses = [self.objective(model, alone)[0].item()]
+                found.update(zip(map(id, group), losses, strict=True))
+        return [found[id(document)] for document in documents]
 
     def off(self) -> None:
         """Gives the model back what it had."""

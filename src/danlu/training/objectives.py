@@ -6,6 +6,7 @@ added over all of them before one is divided by the other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -132,14 +133,22 @@ class ChosenSft:
 
     def __call__(self, model: Any, batch: Batch, label_smoothing: float = 0.0) -> tuple[torch.Tensor, float]:
         """As `sft`."""
+        return self._loss(self._states(model, batch), batch.target_ids, label_smoothing), batch.weight
+
+    def each(self, model: Any, batch: Batch, targets: Sequence[int]) -> list[float]:
+        """The summed loss of each of the batch's documents, in its order; `targets`: how many each has."""
+        parts = zip(self._states(model, batch).split(targets), batch.target_ids.split(targets), strict=True)
+        return [self._loss(states, ids, 0.0).item() for states, ids in parts]
+
+    def _states(self, model: Any, batch: Batch) -> torch.Tensor:
+        """`[N, hidden_size]` states that predict the targets."""
+        states: torch.Tensor = model.get_decoder()(**_inputs(batch)).last_hidden_state[0]
+        return states.index_select(0, batch.target_positions)
+
+    def _loss(self, states: torch.Tensor, ids: torch.Tensor, label_smoothing: float) -> torch.Tensor:
         from danlu.kernels.chosen_loss import chosen_loss
 
-        states = model.get_decoder()(**_inputs(batch)).last_hidden_state[0]
-        chosen = states.index_select(0, batch.target_positions)
-        loss = chosen_loss(
-            chosen, self.head, batch.target_ids, self.scale, self.softcap, label_smoothing=label_smoothing
-        )
-        return loss, batch.weight
+        return chosen_loss(states, self.head, ids, self.scale, self.softcap, label_smoothing=label_smoothing)
 
 
 def _inputs(batch: Batch) -> dict[str, Any]:

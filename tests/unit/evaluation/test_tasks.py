@@ -207,16 +207,19 @@ def test_a_talk_that_can_not_be_held_says_why(value: dict[str, Any], says: str) 
 
 def test_loss_and_token_accuracy_are_those_of_transformers(engine: TransformersEngine) -> None:
     questions = [asked("What is 1 and 2?", "It is 3."), asked("年费多少？", "当年刷满6次，可免次年年费。")]
+    questions += [asked("What is 1 and 2?", "It is 3 again."), questions[0]]
     made = [make_task(one, 8) for one in (LossTask(type="loss"), TokenAccuracyTask(type="token_accuracy"))]
     loss, accuracy = ([one.scores for one in task.ask(engine, questions, True)] for task in made)
     wanted, right, count = 0.0, 0, 0
-    for question in questions:
+    for question, row in zip(questions, loss, strict=True):
         (document,) = label(engine.tokenizer, question.conversation)
         each = nats(engine, document.ids)
         with torch.no_grad():
             likeliest = engine.model(torch.tensor([document.ids])).logits[0].argmax(-1)
+        own = sum(each[begin - 1 : end - 1].sum().item() for begin, end in document.spans)
+        assert row["loss"] == pytest.approx((own, document.trained), rel=1e-5)
+        wanted += own
         for begin, end in document.spans:
-            wanted += each[begin - 1 : end - 1].sum().item()
             right += sum(likeliest[place - 1].item() == document.ids[place] for place in range(begin, end))
             count += end - begin
     assert figure("ratio", [one["loss"] for one in loss]) == pytest.approx(wanted / count, rel=1e-5)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import torch
-
 from danlu.data.questions import Convert, Question
 from danlu.data.records import RowFault
 from danlu.data.sources import Row
@@ -17,7 +15,8 @@ from danlu.evaluation.tasks.interface import Asked, TaskBase
 from danlu.models.tokenizer import tokenize
 from danlu.recipe.tasks_schema import LossTask, PerplexityTask, TokenAccuracyTask
 from danlu.training.engine import choose_engine
-from danlu.training.feed import to_batches
+
+_PACK_TOKENS = 1024
 
 
 class ReferenceLoss(TaskBase):
@@ -33,13 +32,12 @@ class ReferenceLoss(TaskBase):
             chosen = choose_engine(model, [document for row in rows for document in row])
             try:
                 model.eval()
-                for row in rows:
-                    losses = [0.0, 0.0]
-                    for batch in to_batches(row, 1, False, model.device, padded=chosen.padded):
-                        with torch.no_grad():
-                            loss, weight = chosen.objective(model, batch)
-                        losses = [losses[0] + loss.item(), losses[1] + weight]
-                    yield Asked(Given(""), {self.names[0]: tuple(losses)})
+                for start in range(0, len(rows), engine.batch_size):
+                    some = rows[start : start + engine.batch_size]
+                    found = iter(chosen.losses(model, [document for row in some for document in row], _PACK_TOKENS))
+                    for row in some:
+                        loss, tokens = sum(next(found) for _ in row), sum(document.trained for document in row)
+                        yield Asked(Given(""), {self.names[0]: (loss, float(tokens))})
             finally:
                 chosen.off()
 
