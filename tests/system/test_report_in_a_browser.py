@@ -25,6 +25,16 @@ pytestmark = pytest.mark.skipif(
 )
 
 
+RULE = {
+    "metric": "compliance",
+    "group": "cards",
+    "min": 0.95,
+    "against": "base",
+    "passed": False,
+    "says": "0.4 is under 0.95",
+}
+
+
 def compared(first: float, second: float, verdict: str) -> dict[str, Any]:
     return {
         **{"first": first, "second": second, "difference": second - first, "interval": [0.1, 0.9], "verdict": verdict},
@@ -82,7 +92,7 @@ def content() -> dict[str, Any]:
         "against": [
             {"name": "runs/earlier", "comparison": {"compliance": compared(0.9, 1.0, "no difference")}, "verdict": "-"}
         ],
-        "gate": {"passed": False, "rules": [{"passed": False, "says": "compliance is 0.4, asked at least 0.95"}]},
+        "gate": {"passed": False, "rules": [RULE, {**RULE, "passed": True, "says": "passed", "min_gain": 0.1}]},
         "notes": ["a note"],
         "confidence": 0.95,
         "seconds": 12.0,
@@ -145,6 +155,9 @@ def measured(page: Path, width: int, tmp_path: Path) -> dict[str, Any]:
 def test_the_report_fits_the_screen_and_draws_its_curve(width: int, page: str, tmp_path: Path) -> None:
     write_report(tmp_path, content())
     found = measured(tmp_path / page, width, tmp_path)
+    text = (tmp_path / page).read_text(encoding="utf-8")
+    assert "compliance of cards, min 0.95: 0.4 is under 0.95" in text
+    assert "compliance of cards, min 0.95, min_gain 0.1 against base</li>" in text
     assert found["client"] == width
     assert found["scroll"] <= width, "nothing sticks out to the side"
     assert len(found["curves"]) == 4, "training and held-out loss, learning rate, gradient norm"

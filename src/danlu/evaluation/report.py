@@ -73,6 +73,7 @@ def _view(content: dict[str, Any], language: Language) -> dict[str, Any]:
         "table": metric_table(content["metrics"], content["loss_rows"], content["comparison"], say),
         "against": [_against(one, say) for one in content["against"]],
         "percent": f"{100 * confidence:g}",
+        "rules_asked": [{**rule, "asked": _asked(rule)} for rule in (content["gate"] or {"rules": []})["rules"]],
         "charts": curve_charts(content["curve"], say),
         "held_out": say("held out"),
         "attacks": _attacks(content["robustness"]),
@@ -144,6 +145,14 @@ def _changed(difference: float, style: str, say: Say) -> str:
     if style == "share":
         return say("{points} points", points=f"{100 * difference:+.1f}")
     return f"{difference:+.3f}" if style == "nats" else f"{difference:+.1f}"
+
+
+def _asked(rule: dict[str, Any]) -> str:
+    """A gate's rule as the recipe has it: `compliance of cards, min 0.95, max_drop 0.02 against base`."""
+    bounds = [f"{name} {rule[name]:g}" for name in ("min", "max", "min_gain", "max_drop") if name in rule]
+    of = f" of {rule['group']}" if rule.get("group") else ""
+    against = f" against {rule['against']}" if "min_gain" in rule or "max_drop" in rule else ""
+    return ", ".join([rule["metric"] + of, *bounds]) + against
 
 
 def _against(one: dict[str, Any], say: Say) -> dict[str, Any]:
