@@ -316,7 +316,7 @@ def compare(runs: tuple[str, ...], out: str | None, as_json: bool) -> None:
 @click.option("--in", "rows", required=True, metavar="FILE", help="Rows to answer, in any form that data.train takes.")
 @click.option("--out", required=True, metavar="FILE", help="JSON lines to write: each row with its `answer`.")
 @click.option("--base", is_flag=True, help="Answer with a run's base.")
-@click.option("--engine", default="transformers", show_default=True, help="What generates.")
+@click.option("--engine", default="auto", show_default=True, help="What generates; by itself, what the files are for.")
 @click.option("--max-new-tokens", default=256, show_default=True, type=click.IntRange(1), help="Longest answer.")
 @click.option("--temperature", default=0.0, show_default=True, type=click.FloatRange(0.0), help="0 is greedy.")
 @click.option("--top-p", default=1.0, show_default=True, type=click.FloatRange(0.0, 1.0, min_open=True))

@@ -28,6 +28,7 @@ from danlu.export.formats import gguf, gguf_lora
 from danlu.export.formats.interface import Subject
 from danlu.models.loading import generation_defaults, load_base
 from danlu.models.tokenizer import load_tokenizer
+from danlu.serving.batch import run_generate
 
 LENGTH = 8
 TALKS: list[Messages] = [
@@ -164,6 +165,21 @@ def test_a_run_is_exported_and_proven(run_folder: Path, tmp_path: Path, quantize
     status, again, stderr = export(run_folder, "--check", str(tmp_path / "out"))
     assert status == 0, stderr
     assert again["parity"]["argmax_agreement"] == parity["argmax_agreement"]
+    if quantize == "f32":
+        assert_it_generates_as_the_run_does(run_folder, tmp_path)
+
+
+def assert_it_generates_as_the_run_does(run: Path, folder: Path) -> None:
+    """`danlu generate` by the exported folder: llama.cpp is chosen by its files."""
+    rows = folder / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"question": one[-1]["content"]}) + "\n" for one in TALKS), encoding="utf-8")
+    said = []
+    for model in (run, folder / "out"):
+        out = folder / f"{model.name}.jsonl"
+        run_generate(str(model), str(rows), out, Sampling(LENGTH), quiet=True)
+        said.append([json.loads(line)["answer"] for line in out.read_text(encoding="utf-8").splitlines()])
+    assert said[0] == said[1]
+    assert json.loads((folder / "out.jsonl.generation.json").read_text())["engine"] == "llama.cpp"
 
 
 @pytest.mark.parametrize(

@@ -10,31 +10,42 @@ import torch
 from danlu.engines.interface import ScoringEngine
 from danlu.errors import Fault, ModelError
 
+_ADAPTER, _WHOLE = "adapter.gguf", "model.gguf"
 BASE = "base.json"  # beside a GGUF adapter: which GGUF file it goes on
+
+
+def runner_of(folder: Path) -> str:
+    """Name of the engine (see `danlu.engines.table`) that runs what a folder or a .gguf file holds."""
+    if folder.suffix == ".gguf" or (folder / _ADAPTER).is_file() or (folder / _WHOLE).is_file():
+        return "llama.cpp"
+    if list(folder.glob("*.onnx")):
+        return "onnxruntime"
+    return "compressed-tensors" if _quantization_method(folder) == "compressed-tensors" else "transformers"
 
 
 def engine_for(folder: Path, dtype: torch.dtype = torch.float32) -> ScoringEngine:
     """Loads an exported folder by its own files alone: template, tokenizer, end tokens and weights.
 
     Args:
-        folder: that an export wrote.
+        folder: that an export wrote; or a .gguf file.
         dtype: to compute in, where the format leaves a choice.
 
     Raises:
         ModelError: it can't be loaded.
         ResourceError: the engine of its format is not installed.
     """
-    adapter, whole = folder / "adapter.gguf", folder / "model.gguf"
-    if adapter.is_file() or whole.is_file():
+    runner, adapter = runner_of(folder), folder / _ADAPTER
+    if runner == "llama.cpp":
         from danlu.engines.llama_cpp import LlamaCppEngine
 
-        return LlamaCppEngine(_base_of(folder), adapter) if adapter.is_file() else LlamaCppEngine(whole)
-    if list(folder.glob("*.onnx")):
+        if adapter.is_file():
+            return LlamaCppEngine(_base_of(folder), adapter)
+        return LlamaCppEngine(folder if folder.suffix == ".gguf" else folder / _WHOLE)
+    if runner == "onnxruntime":
         from danlu.engines.onnx_engine import OnnxEngine
 
         return OnnxEngine(folder)
-    method = _quantization_method(folder)
-    if method == "compressed-tensors":
+    if runner == "compressed-tensors":
         from danlu.engines.compressed import CompressedEngine
 
         return CompressedEngine(folder)

@@ -10,17 +10,17 @@ import numpy as np
 
 from danlu.evaluation.combining import COMBINE, as_table, figure, row_scores
 from danlu.evaluation.metrics import Metric, Statistics
-from danlu.evaluation.statistics import holm, mcnemar, outcomes, paired_bootstrap
+from danlu.evaluation.statistics import holm, mcnemar, outcomes, paired_bootstrap, paired_randomisation
 
 
 @dataclass(frozen=True)
 class Resampling:
-    """How the bootstrap is done.
+    """How intervals and tests are made.
 
     Attributes:
         confidence: of the intervals.
-        resamples: how often rows are drawn.
-        seed: of the draws.
+        resamples: how often rows are drawn, and how often they are swapped.
+        seed: of both.
     """
 
     confidence: float = 0.95
@@ -37,7 +37,7 @@ def compare_metric(
         metric: what is compared.
         first: statistics of N rows.
         second: of the same rows.
-        resampling: how the bootstrap is done.
+        resampling: how intervals and tests are made.
 
     Returns:
         `first`, `second`, `difference`, `interval` (low and high, or None), `p` (or None), `test`, `wins`, `ties`,
@@ -62,15 +62,15 @@ def compare_metric(
     if metric.kind == "distinct" or len(first) < 2:
         return made
     tables = [as_table(metric.kind, one) for one in rows]
-    found = paired_bootstrap(
-        tables[0], tables[1], COMBINE[metric.kind], resampling.confidence, resampling.resamples, resampling.seed
-    )
-    made |= {"interval": [found.low, found.high], "p": found.p, "test": "paired bootstrap"}
+    combine, times, seed = COMBINE[metric.kind], resampling.resamples, resampling.seed
+    found = paired_bootstrap(tables[0], tables[1], combine, resampling.confidence, times, seed)
+    made |= {"interval": [found.low, found.high]}
     if metric.kind == "mean" and np.isin(tables, (0.0, 1.0)).all():
-        higher = made["wins"] if metric.better != "lower" else made["losses"]
-        lower = made["losses"] if metric.better != "lower" else made["wins"]
-        made |= {"p": mcnemar(lower, higher), "test": "McNemar, exact"}
-    return made
+        return made | {"p": mcnemar(made["wins"], made["losses"]), "test": "McNemar, exact"}
+    return made | {
+        "p": paired_randomisation(tables[0], tables[1], combine, times, seed),
+        "test": "paired randomisation",
+    }
 
 
 def with_verdicts(compared: dict[str, dict[str, Any]], confidence: float) -> dict[str, dict[str, Any]]:

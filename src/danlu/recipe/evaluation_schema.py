@@ -81,8 +81,10 @@ class EvaluationSection(Section):
     confidence: float = Field(
         0.95, gt=0.5, lt=1.0, description="Of the intervals; a difference within them is called no difference."
     )
-    resamples: int = Field(2000, ge=200, le=100_000, description="Of the paired bootstrap.")
-    seed: int = Field(0, ge=0, description="Of the bootstrap.")
+    resamples: int = Field(
+        2000, ge=200, le=100_000, description="Of the paired bootstrap, and of the randomisation test."
+    )
+    seed: int = Field(0, ge=0, description="Of the resamples.")
     gates: tuple[GateRule, ...] = Field(
         (), description="Conditions for exit status 0, as in [{metric: compliance, min: 0.95}]."
     )

@@ -15,7 +15,7 @@ from danlu.data.questions import Question, converter, require_questions, rows_of
 from danlu.data.records import RowFault
 from danlu.data.sources import Row, find_sources, fingerprint
 from danlu.engines.interface import Answer, Engine, Sampling
-from danlu.engines.table import require_engine
+from danlu.engines.table import AUTO, ENGINES, choose_engine
 from danlu.errors import DataError, Fault, FolderError, InputError, Stopped
 from danlu.runs import MANIFEST, file_hash, read_manifest, write_json
 from danlu.tracking.progress import progress
@@ -42,20 +42,20 @@ def run_generate(
     out: str | Path,
     sampling: Sampling,
     batch_size: int = 16,
-    engine: str = "transformers",
+    engine: str = AUTO,
     base: bool = False,
     quiet: bool = False,
 ) -> dict[str, Any]:
     """Answers each row of a file, in order.
 
     Args:
-        model: a run folder, or a model as `model.name` of a recipe.
+        model: a run folder, an exported folder, or a model as `model.name` of a recipe.
         rows: as an entry of data.train; rows need no answers.
         out: JSON lines: each row's own fields with `answer`, `finish`, `tokens`. Beside it `OUT.generation.json` says
             by what it was made.
         sampling: how tokens are chosen; each batch has a seed of its own, so going on gives the same answers.
         batch_size: rows answered at once.
-        engine: of `danlu.engines.table`.
+        engine: of `danlu.engines.table`, or `auto`.
         base: by a run's base.
         quiet: no progress on stderr.
 
@@ -68,27 +68,24 @@ def run_generate(
     """
     started = time.perf_counter()
     out = Path(out)
-    opener = require_engine(engine)
     run = _is_run(model)
+    chosen = choose_engine(engine, model)
     if base and not run:
         raise InputError(Fault("--base is for a run; a model is its own base", model, hint="leave --base out"))
-    if run and engine != "transformers":
-        hint = "export the run, and name the exported model"
-        raise InputError(Fault(f"a run is answered by transformers, not by {engine}", model, hint=hint))
     sources = find_sources(rows, Path)
     questions = require_questions(rows_of(sources), converter())
     work = _Work(
         str(model),
         _weights(model),
         base,
-        engine,
+        chosen,
         asdict(sampling),
         batch_size,
         {s.shown: fingerprint(s) for s in sources},
     )
     kept = _begin(out, work, len(questions))
     if kept < len(questions):
-        opened = _open_run(model, batch_size) if run else opener(model, batch_size)
+        opened = _open_run(model, batch_size) if run else ENGINES[chosen](model, batch_size)
         _answer(opened, questions, kept, out, sampling, batch_size, not base, quiet)
         write_json(_note(out), {**asdict(work), "complete": True, "num_rows": len(questions)})
     counted = {"rows": len(questions), "answered": len(questions) - kept, "kept": kept}
@@ -101,8 +98,9 @@ def _is_run(model: str) -> bool:
 
 
 def _weights(model: str) -> str:
-    """What differs once a run was trained anew; empty for a model, whose name is all that is noted."""
-    return file_hash(Path(model) / MANIFEST) if _is_run(model) else ""
+    """What differs once a run or an export was made anew; empty for a model, whose name is all that is noted."""
+    path = Path(model) / MANIFEST
+    return file_hash(path) if path.is_file() else ""
 
 
 def _open_run(model: str, batch_size: int) -> Engine:
