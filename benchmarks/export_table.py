@@ -15,15 +15,14 @@ import subprocess
 import sys
 from pathlib import Path
 
-FORMATS = (
-    "merged,gguf:f32,gguf:f16,gguf:bf16,gguf:q8_0,gguf:q4_k_m,gguf-lora:f32,gguf-lora:f16,onnx,onnx-int8,int8,awq,gptq"
-)
+FORMATS = "merged:float32,merged:bfloat16,gguf:f32,gguf:f16,gguf:bf16,gguf:q8_0,gguf:q4_k_m,gguf-lora:f32,gguf-lora:f16,onnx,onnx-int8,int8,awq,gptq"
 
 
 def cell(run: str, name: str, folder: Path) -> str:
     """What one export came to."""
-    to, _, quantize = name.partition(":")
-    words = ["--to", to, *(["--quantize", quantize] if quantize else []), "--out", str(folder), "--json"]
+    to, _, kind = name.partition(":")
+    choice = "--dtype" if to == "merged" else "--quantize"
+    words = ["--to", to, *([choice, kind] if kind else []), "--out", str(folder), "--json"]
     done = subprocess.run([sys.executable, "-m", "danlu", "export", run, *words], capture_output=True, text=True)
     shutil.rmtree(folder, ignore_errors=True)
     result = json.loads((done.stdout.splitlines() or ["{}"])[-1])

@@ -3,8 +3,9 @@
     python benchmarks/forecast.py --rows /path/alpaca_en_demo.json --out benchmarks/results/NAME.json
 
 Each recipe is run in a process of its own, with one thread: the two steps of `danlu plan --probe`, then its own. Memory
-is the largest resident size while training; time is the processor's, of the steps. Some recipes were used to set the
+is the largest resident size; time is the processor's, of the steps. Some recipes were used to set the
 forecast's constants (`danlu.planning.forecast`, `danlu.planning.speed`); the others were not, and only they count.
+The largest resident size may lie where the base is loaded; the forecast says the larger of loading and training too.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def forecast(path: Path, probed: dict[str, Any] | None) -> dict[str, Any]:
 
     found = plan(load_recipe(path), probed=probed)
     return {
-        "memory_bytes": found["memory"]["training"],
+        "memory_bytes": found["memory_bytes"],
         "seconds": found["time"]["steps"],
         "parts": found["memory"]["parts"],
         "facts": found["facts"],

@@ -13,6 +13,7 @@ import torch
 from danlu.kernels import gpu
 
 _MAX_LOGITS, _MAX_LOGITS_GPU = 1 << 23, 1 << 26
+_FEWEST_ROWS = 128  # by fewer, a product waits for the head's weights: 32 rows of 262,144 logits took 1.7 times as long
 _AT_ONCE = 32  # tokens whose softmax a processor takes in one go, so that it stays in its cache
 
 
@@ -48,7 +49,8 @@ def chosen_loss(
         targets: `[N]` token ids.
         scale: factor of the logits.
         softcap: logits become softcap·tanh(logit/softcap) (Gemma 2, arXiv 2408.00118).
-        max_logits: how many exist at once; at least those of one token. None: as the device likes it.
+        max_logits: how many exist at once; at least those of one token. None: as the device likes it, and those of 128
+            tokens at least.
         label_smoothing: share of each target that is spread evenly over the vocabulary (arXiv 1512.00567, as torch's
             cross_entropy has it).
     """
@@ -75,7 +77,7 @@ class _ChosenLoss(torch.autograd.Function):  # type: ignore[misc]
         needed = ctx.needs_input_grad[0]
         of_hidden = torch.empty_like(hidden) if needed else None
         loss = torch.zeros((), dtype=torch.float32, device=hidden.device)
-        chunk = max(1, (max_logits or (_MAX_LOGITS_GPU if hidden.is_cuda else _MAX_LOGITS)) // weight.shape[0])
+        chunk = _rows_at_once(weight.shape[0], max_logits, hidden.is_cuda)
         few = chunk if hidden.is_cuda else _AT_ONCE
         for start in range(0, len(targets), chunk):
             part = slice(start, start + chunk)
@@ -99,6 +101,12 @@ class _ChosenLoss(torch.autograd.Function):  # type: ignore[misc]
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (of_hidden,) = ctx.saved_tensors
         return of_hidden * gradient, None, None, None, None, None, None
+
+
+def _rows_at_once(vocabulary: int, max_logits: int | None, on_gpu: bool) -> int:
+    if max_logits is not None:
+        return max(1, max_logits // vocabulary)
+    return max(_FEWEST_ROWS, (_MAX_LOGITS_GPU if on_gpu else _MAX_LOGITS) // vocabulary)
 
 
 def _loss_of_few(
