@@ -15,7 +15,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-FORMATS = "merged:float32,merged:bfloat16,gguf:f32,gguf:f16,gguf:bf16,gguf:q8_0,gguf:q4_k_m,gguf-lora:f32,gguf-lora:f16,onnx,onnx-int8,int8,awq,gptq"
+FORMATS = (
+    "merged:float32,merged:bfloat16,gguf:f32,gguf:f16,gguf:bf16,gguf:q8_0,gguf:q4_k_m,"
+    "gguf-lora:f32,gguf-lora:f16,onnx,onnx-int8,int8,awq,gptq"
+)
 
 
 def cell(run: str, name: str, folder: Path) -> str:
