@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ PARTS = ("weights", "adapter", "gradients", "optimizer", ACTIVATIONS, LOSS, "ove
 # Resident beside tensors. Of a processor: Python with torch, Transformers and PEFT, and of what passes hold, the share
 # that glibc's heap leaves unused between blocks; set by the recipes a to e of benchmarks/forecast.py. Of a card:
 # CUDA's context and libraries, and what torch's allocator keeps in blocks that are not full.
-_PROCESS_BYTES, _HEAP_SHARE = 860 << 20, 0.34
+_PROCESS_BYTES, _HEAP_SHARE = 494 << 20, 0.74
 _CONTEXT_BYTES, _CACHE_SHARE = 550 << 20, 0.05
 _EIGHT_BIT_BLOCK = 256  # moments that share a float32 constant in bitsandbytes
 
@@ -114,6 +114,18 @@ def memory_parts(shape: Shape, optimizer: str, device: Device) -> dict[str, int]
     share, fixed = (_CACHE_SHARE, _CONTEXT_BYTES) if device.kind == "gpu" else (_HEAP_SHARE, _PROCESS_BYTES)
     moving = sum(at_peak.values())
     return {**held, **beside, "overhead": int(at_peak.get(BACKWARD, 0) + share * moving + fixed)}
+
+
+def loading_bytes(parts: Mapping[str, int], file_bytes: int, device: Device) -> int:
+    """Bytes while the base is loaded: on a processor its files lie in memory beside what is made of them.
+
+    Args:
+        parts: as `memory_parts` gives them.
+        file_bytes: of the base's weights.
+        device: where.
+    """
+    held = parts["weights"] + parts["adapter"]
+    return held + _CONTEXT_BYTES if device.kind == "gpu" else held + file_bytes + _PROCESS_BYTES
 
 
 def _moment_bytes(optimizer: str, trained: int, small: int, device: Device) -> int:

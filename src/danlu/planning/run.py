@@ -17,7 +17,7 @@ from danlu.data.run import prepare
 from danlu.data.template import Document
 from danlu.engines.local import local_answers
 from danlu.errors import DanluError, InputError
-from danlu.models.folder import is_encoder_decoder
+from danlu.models.folder import is_encoder_decoder, weight_files
 from danlu.models.loading import choose_device, choose_dtype
 from danlu.models.source import find_model
 from danlu.planning.devices import Device, find_device
@@ -27,6 +27,7 @@ from danlu.planning.forecast import (
     disk_bytes,
     draw_out,
     facts,
+    loading_bytes,
     measure_shape,
     memory_parts,
     step_seconds,
@@ -180,7 +181,7 @@ class _Forecast:
     def __init__(
         self, recipe: Recipe, base: Path, device: Device, dtype: torch.dtype, rows: Rows, accurate: bool
     ) -> None:
-        self.recipe, self.device, self.rows, self._dtype = recipe, device, rows, dtype
+        self.recipe, self.device, self.rows, self._base, self._dtype = recipe, device, rows, base, dtype
         asked = recipe.training.micro_batch_tokens
         self.tokens = asked or usual_tokens(torch.device("cuda" if device.kind == "gpu" else "cpu"))
         self._measure(base, accurate)
@@ -207,7 +208,7 @@ class _Forecast:
         if probed:
             parts["overhead"] += probed["peak_bytes"] - sum(parts.values())
             time["steps"] *= self._slower(speed, probed)
-        loading = self._loading_bytes()
+        loading = self.loading_bytes()
         memory = max(sum(parts.values()), loading)
         disk = disk_bytes(self.sizes, self._num_checkpoints(), self.rows.prepared_bytes)
         return {
@@ -254,10 +255,11 @@ class _Forecast:
         """Whether one thread computed: its own time is then not that of others on the machine."""
         return torch.get_num_threads() == 1 and not torch.cuda.is_available()
 
-    def _loading_bytes(self) -> int:
-        """While the base is loaded: on a processor, its file lies in memory beside what is made of it."""
-        held = self.parts["weights"] + self.parts["adapter"]
-        return held if self.device.kind == "gpu" else int(held * 1.5) if self._dtype.itemsize == 4 else held
+    def loading_bytes(self) -> int:
+        """While the base is loaded; where its shape alone is known, files with two bytes a weight are assumed."""
+        files = sum(path.stat().st_size for path in weight_files(self._base))
+        files = files or 2 * sum(weight.numel() for weight in skeleton(self._base).parameters())
+        return loading_bytes(self.parts, files, self.device)
 
     def _num_checkpoints(self) -> int:
         section = self.recipe.training.checkpoints
@@ -333,7 +335,7 @@ def _neighbour(
         other = _Forecast(one.recipe, base, device, dtype, rows, accurate=False)
     except InputError as error:
         return {"name": one.name, "change": one.change, "failed": error.faults[0].what}
-    memory = max(sum(other.parts.values()), other._loading_bytes())
+    memory = max(sum(other.parts.values()), other.loading_bytes())
     speed = speed_of(device, dtype, one.recipe.model.quantization is not None)
     return {
         "name": one.name,

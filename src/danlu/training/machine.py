@@ -35,7 +35,8 @@ def prepare_machine(num_processes: int = 1) -> None:
 def release_memory() -> None:
     """Gives freed memory back to the system, and from now on as usual.
 
-    What generates has caches that grow with every token: kept at hand, each size would leave a hole behind.
+    What generates has caches that grow with every token: kept at hand, each size would leave a hole behind. So does
+    loading with conversion: of a base of one billion weights put into four bits, 1.3 GB of holes were left.
     """
     library = _set_allocator(_USUAL_BYTES)
     if library is not None:
