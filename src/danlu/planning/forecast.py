@@ -21,6 +21,8 @@ PARTS = ("weights", "adapter", "gradients", "optimizer", ACTIVATIONS, LOSS, "ove
 # that glibc's heap leaves unused between blocks; set by the recipes a to e of benchmarks/forecast.py. Of a card:
 # CUDA's context and libraries, and what torch's allocator keeps in blocks that are not full.
 _PROCESS_BYTES, _HEAP_SHARE = 494 << 20, 0.74
+# Weights that are made from four bits for each product, and freed after it, leave holes between what is kept.
+_FOUR_BITS_HOLES_BYTES = 390 << 20
 _CONTEXT_BYTES, _CACHE_SHARE = 550 << 20, 0.05
 _EIGHT_BIT_BLOCK = 256  # moments that share a float32 constant in bitsandbytes
 
@@ -56,10 +58,12 @@ class Shape:
     Attributes:
         sizes: as `Ghost.sizes` gives them, and `largest_gradient`.
         passes: of some of the run's groups.
+        four_bits: whether the base is kept in four bits.
     """
 
     sizes: Counter[str]
     passes: Passes
+    four_bits: bool
 
 
 def measure_shape(ghost: Ghost, work: Workload, accurate: bool) -> Shape:
@@ -81,7 +85,7 @@ def measure_shape(ghost: Ghost, work: Workload, accurate: bool) -> Shape:
         ((tokens, largest),) = chosen.items()
         empty = Cost(calls=largest.whole.calls)
         chosen[0] = Pass(largest.at_peak, empty, empty, Cost(), largest.made_weights, 0, 0.0)
-    return Shape(ghost.sizes(), Passes(list(chosen.values()), list(chosen)))
+    return Shape(ghost.sizes(), Passes(list(chosen.values()), list(chosen)), ghost.four_bits)
 
 
 def draw_out(few: Shape, more: Shape, factor: float) -> Shape:
@@ -89,7 +93,8 @@ def draw_out(few: Shape, more: Shape, factor: float) -> Shape:
     sizes = Counter({key: round(few.sizes[key] + (more.sizes[key] - few.sizes[key]) * factor) for key in more.sizes})
     sizes["largest_gradient"] = more.sizes["largest_gradient"]
     pairs = zip(few.passes.passes, more.passes.passes, strict=True)
-    return Shape(sizes, Passes([drawn_out(low, high, factor) for low, high in pairs], more.passes.tokens))
+    drawn = [drawn_out(low, high, factor) for low, high in pairs]
+    return Shape(sizes, Passes(drawn, more.passes.tokens), more.four_bits)
 
 
 def memory_parts(shape: Shape, optimizer: str, device: Device) -> dict[str, int]:
@@ -112,8 +117,8 @@ def memory_parts(shape: Shape, optimizer: str, device: Device) -> dict[str, int]
         at_peak = {GRADIENTS: stepping}
     beside = {name: at_peak.get(name, 0) for name in (GRADIENTS, ACTIVATIONS, LOSS)}
     share, fixed = (_CACHE_SHARE, _CONTEXT_BYTES) if device.kind == "gpu" else (_HEAP_SHARE, _PROCESS_BYTES)
-    moving = sum(at_peak.values())
-    return {**held, **beside, "overhead": int(at_peak.get(BACKWARD, 0) + share * moving + fixed)}
+    moving, holes = sum(at_peak.values()), _FOUR_BITS_HOLES_BYTES if shape.four_bits and device.kind == "cpu" else 0
+    return {**held, **beside, "overhead": int(at_peak.get(BACKWARD, 0) + share * moving + fixed + holes)}
 
 
 def loading_bytes(parts: Mapping[str, int], file_bytes: int, device: Device) -> int:

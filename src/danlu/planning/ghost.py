@@ -179,6 +179,7 @@ class Ghost:
         padded: whether each document is a row of its own (encoder-decoder models).
         frozen: the model from its first trained layer up, or None.
         made: counts weights that are made from fewer bits.
+        four_bits: whether these are four.
     """
 
     model: Any
@@ -188,6 +189,7 @@ class Ghost:
     padded: bool
     frozen: FrozenLayers | None = None
     made: Made = field(default_factory=Made)
+    four_bits: bool = False
 
     @classmethod
     def of(cls, model: Any, bits: tuple[str, bool] | None, freezes: bool) -> Ghost:
@@ -200,7 +202,7 @@ class Ghost:
         """
         model.to(META)
         model.eval()
-        base, made = base_of(model), Made()
+        base, made, four_bits = base_of(model), Made(), bits is not None and bits[0] != "int8"
         fuse_shape(model)
         if bits:
             _keep_in_few_bits(model, *bits, made)
@@ -208,11 +210,11 @@ class Ghost:
             plain = Sequences.of(model)
             chosen = ChosenSequences.of(model, plain)
             objective: Objective = _GhostSequences(plain, chosen.head if chosen else None)
-            return cls(model, objective, True, False, True, None, made)
+            return cls(model, objective, True, False, True, None, made, four_bits)
         from danlu.kernels import packed_attention
 
         packed = packed_attention.switch_on(base) is not None
-        ghost = cls(model, ChosenSft.of(model) or sft, True, packed, False, None, made)
+        ghost = cls(model, ChosenSft.of(model) or sft, True, packed, False, None, made, four_bits)
         first = first_trained_layer(model)
         kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or [""])
         if freezes and first and len(kinds) == 1 and hasattr(base.get_decoder(), "layers"):
