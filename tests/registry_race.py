@@ -1,4 +1,4 @@
-"""Two processes change one registry at the same time; afterwards its log is gone through by a second, simple reading."""
+"""Two processes change one registry at the same time; afterwards its log is gone through by a second reading."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from typing import Any
 from danlu.registry import Registry, State
 from danlu.registry.store import open_store
 
-# A tenth of what is done by `make soak`.
+# About a tenth of what `make soak` does; its figures are kept.
 OPERATIONS = int(os.environ.get("DANLU_SOAK_REGISTRY") or 60)
+LOG = os.environ.get("DANLU_SOAK_LOG")
 _WRITER = Path(__file__).with_name("small_registry.py")
 
 
@@ -27,7 +28,7 @@ def race(url: str, folder: Path, writers: int = 2) -> dict[str, Any]:
         folder: for the writers' files.
 
     Returns:
-        Figures: `operations`, `events`, `refused`, `versions`, `states_seen`, `seconds`.
+        Figures: `url`, `operations`, `events`, `refused`, `versions`, `states_seen`, `seconds`.
     """
     started = time.monotonic()
     words = [[sys.executable, str(_WRITER), url, str(n), str(OPERATIONS), str(folder)] for n in range(1, writers + 1)]
@@ -43,7 +44,8 @@ def race(url: str, folder: Path, writers: int = 2) -> dict[str, Any]:
     _compare_events(events, done)
     assert _replayed(events) == {name: _plain(state, name) for name in state.adapters}
     _compare_files(registry, state, done)
-    return {
+    figures = {
+        "url": url.partition("://")[0] if "://" in url else "folder",
         "operations": len(done),
         "events": state.number,
         "refused": sum("refused" in one for one in done),
@@ -51,6 +53,11 @@ def race(url: str, folder: Path, writers: int = 2) -> dict[str, Any]:
         "states_seen": seen,
         "seconds": round(time.monotonic() - started, 1),
     }
+    if LOG:
+        Path(LOG).parent.mkdir(parents=True, exist_ok=True)
+        with Path(LOG).open("a") as lines:
+            lines.write(json.dumps(figures) + "\n")
+    return figures
 
 
 def _watch(url: str, running: list[subprocess.Popen[bytes]]) -> int:
@@ -63,7 +70,7 @@ def _watch(url: str, running: list[subprocess.Popen[bytes]]) -> int:
         last = state.number
         for name in state.names():
             assert set(state.aliases(name).values()) <= {version.number for version in state.versions(name)}
-        time.sleep(0.01)
+        time.sleep(0.05)
     return seen
 
 
@@ -123,5 +130,6 @@ def _compare_files(registry: Registry, state: State, done: list[dict[str, Any]])
     assert {reference: version.hash for reference, version in left.items()} == {key: added[key] for key in left}
     for version in left.values():
         registry.fetch(version)
-    stored = {path for path in open_store(registry.url).find("versions")}
-    assert stored == {f"{version.place}/{path}" for version in left.values() for path in version.files}
+    assert set(open_store(registry.url).find("versions")) == {
+        f"{version.place}/{path}" for version in left.values() for path in version.files
+    }

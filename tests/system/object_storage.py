@@ -47,12 +47,8 @@ def object_storage(folder: Path) -> Iterator[dict[str, str]]:
             _await(environment, server, log)
             yield environment
         finally:
-            server.terminate()
-            try:
-                server.wait(20)
-            except subprocess.TimeoutExpired:
-                server.kill()
-                server.wait()
+            server.kill()  # asked kindly, it takes twenty seconds
+            server.wait()
 
 
 def _await(environment: dict[str, str], server: subprocess.Popen[bytes], log: Path) -> None:

@@ -141,7 +141,7 @@ def fold(state: State, event: Event) -> State:
 def told(event: Event) -> dict[str, Any]:
     """What the audit log says of an event: the version, the alias that names it, the versions that are gone."""
     if isinstance(event, Removed):
-        return {"adapter": event.name, "removed": list(event.versions)}
+        return {"adapter": ", ".join(f"{event.name}@{number}" for number in event.versions)}
     if not isinstance(event, Added):
         return {"adapter": f"{event.name}@{event.version}", "alias": event.alias}
     version = event.version

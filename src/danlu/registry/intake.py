@@ -8,13 +8,13 @@ import shutil
 import socket
 import time
 import uuid
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from danlu.adapters.lora import check_adapter_folder
 from danlu.audit import user_name
-from danlu.errors import Fault, RegistryError
+from danlu.errors import Fault, FolderError, RegistryError
 from danlu.registry.state import Version
 from danlu.runs import ADAPTER, MANIFEST, RESOLVED, file_hash, write_json
 from danlu.training.probes import read_probes
@@ -81,8 +81,12 @@ def take(run_folder: str | Path, folder: Path) -> Content:
         (folder / path).parent.mkdir(exist_ok=True)
         shutil.copyfile(run.folder / path, folder / path)
     _require_as_trained(run, folder, paths)
-    check_adapter_folder(folder / ADAPTER)
-    read_probes(folder)
+    try:
+        check_adapter_folder(folder / ADAPTER)
+        read_probes(folder)
+    except FolderError as error:
+        faults = [replace(one, where=one.where.replace(str(folder), str(run.folder))) for one in error.faults]
+        raise FolderError(*faults) from error
     fields = _fields(run, folder)
     about, notes = _about(run, folder)
     write_json(folder / ABOUT, about)
@@ -96,6 +100,10 @@ def _require_adapter(run: TrainedRun) -> None:
         raise RegistryError(Fault("this run has no adapter", str(run.folder), "a run of an adapter", hint))
     if not run.about.get("base_sha256"):
         raise RegistryError(Fault("the run's manifest names no base", str(run.folder / MANIFEST), hint="train again"))
+    missing = [path for path in (ADAPTER, *_PROBES) if not (run.folder / path).exists()]
+    if missing:
+        hint = "add a run folder as `danlu train` left it"
+        raise RegistryError(Fault(f"the run has no {', '.join(missing)}", str(run.folder), hint=hint))
 
 
 def _adapter_paths(run: Path) -> list[str]:
@@ -177,7 +185,8 @@ def _parity(run: Path, weights_sha256: str) -> tuple[dict[str, Any], list[str]]:
     for path in sorted(run.glob("exports/*/parity.json")):
         made_of = _read(path.with_name(MANIFEST)).get("trained_sha256")
         if made_of != weights_sha256:
-            notes.append(f"{path.parent.name}: made of other weights, so its parity is left out")
+            which = "other weights" if made_of else "weights that its manifest does not tell"
+            notes.append(f"exports/{path.parent.name} is made of {which}: its parity is left out")
             continue
         found[path.parent.name] = _read(path)
     return found, notes

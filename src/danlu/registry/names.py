@@ -8,7 +8,7 @@ from danlu.errors import Fault, RegistryError
 
 PRODUCTION, LATEST = "production", "latest"
 RULE = "letters, digits, `.`, `_`, `-`; first a letter or digit; at most 64"
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z"
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 
 
 def require_name(name: str) -> str:
@@ -17,7 +17,7 @@ def require_name(name: str) -> str:
     Raises:
         RegistryError: it may not.
     """
-    if not re.match(NAME_PATTERN, name):
+    if not re.fullmatch(NAME_PATTERN, name):
         raise RegistryError(Fault(f"{name!r} can't be an adapter's name", "command line", RULE, "choose another"))
     return name
 
@@ -28,7 +28,7 @@ def require_alias(alias: str) -> str:
     Raises:
         RegistryError: it may not.
     """
-    if not re.match(NAME_PATTERN, alias) or alias.isdigit() or alias == LATEST:
+    if not re.fullmatch(NAME_PATTERN, alias) or alias.isdigit() or alias == LATEST:
         allowed = f"{RULE}; not a number, not {LATEST}"
         raise RegistryError(Fault(f"{alias!r} can't be an alias", "command line", allowed, "as in production"))
     return alias

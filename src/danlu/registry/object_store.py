@@ -6,7 +6,7 @@ import contextlib
 import re
 import sys
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -76,10 +76,10 @@ class ObjectStore:
         with self._told(path):
             self._system.pipe_file(self._place(path), data)
 
-    def upload(self, path: str, source: Path) -> None:
-        """See `Store`."""
-        with self._told(path):
-            self._system.put_file(str(source), self._place(path))
+    def upload(self, sources: Mapping[str, Path]) -> None:
+        """See `Store`; several at once."""
+        with self._told(""):
+            self._system.put([str(source) for source in sources.values()], [self._place(path) for path in sources])
 
     def download(self, path: str, target: Path) -> bool:
         """See `Store`."""

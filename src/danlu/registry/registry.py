@@ -226,8 +226,7 @@ class Registry:
         started = time.monotonic()
         stored = {f"{version.place}/{path}": folder / path for path in version.files}
         try:
-            for place, path in stored.items():
-                self._store.upload(place, path)
+            self._store.upload(stored)
         except BaseException:
             with contextlib.suppress(RegistryError):
                 self._store.remove(stored)

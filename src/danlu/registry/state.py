@@ -13,12 +13,12 @@ from danlu.registry.names import LATEST, NAME_PATTERN, PRODUCTION, split_referen
 # What a version's folder may hold; nothing else is ever written from a registry to a disk.
 _PATH = (
     r"^(adapter/[A-Za-z0-9_-][A-Za-z0-9._-]*\.(json|safetensors)|probes/(probes\.json|logits\.safetensors)"
-    r"|recipe\.resolved\.yaml|manifest\.json|about\.json)\Z"
+    r"|recipe\.resolved\.yaml|manifest\.json|about\.json)$"
 )
 _REMEMBERED = 50  # versions that an alias named before
 
 Name = Annotated[str, Field(pattern=NAME_PATTERN)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}\Z")]
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 FilePath = Annotated[str, Field(pattern=_PATH)]
 Number = Annotated[int, Field(ge=1)]
 
@@ -57,7 +57,7 @@ class Version(_Frozen):
     added: str
     user: str
     host: str
-    place: Annotated[str, Field(pattern=r"^versions/[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9a-f]{12}-[0-9a-f]{32}\Z")]
+    place: Annotated[str, Field(pattern=r"^versions/[A-Za-z0-9][A-Za-z0-9._-]{0,63}/[0-9a-f]{12}-[0-9a-f]{32}$")]
     files: dict[FilePath, tuple[Sha256, int]]
 
     def __str__(self) -> str:

@@ -7,7 +7,7 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
@@ -46,8 +46,8 @@ class Store(Protocol):
     def replace(self, path: str, data: bytes) -> None:
         """Writes a small file, whether there is one or not."""
 
-    def upload(self, path: str, source: Path) -> None:
-        """Writes a file that is on this disk."""
+    def upload(self, sources: Mapping[str, Path]) -> None:
+        """Writes files that are on this disk, by the path that each will have."""
 
     def download(self, path: str, target: Path) -> bool:
         """Copies a file to this disk; False if there is none."""
@@ -117,9 +117,13 @@ class FolderStore:
             aside.replace(self.folder / path)
         self._sync_folder(path)
 
-    def upload(self, path: str, source: Path) -> None:
+    def upload(self, sources: Mapping[str, Path]) -> None:
         """See `Store`."""
-        require_disk(self.folder, source.stat().st_size, f"a copy of {source.name}")
+        require_disk(self.folder, sum(source.stat().st_size for source in sources.values()), "a copy of the adapter")
+        for path, source in sources.items():
+            self._upload(path, source)
+
+    def _upload(self, path: str, source: Path) -> None:
         with self._told(path), self._aside(path) as (aside, stream):
             with source.open("rb") as content:
                 while block := content.read(_BLOCK):

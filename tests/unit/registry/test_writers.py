@@ -28,7 +28,6 @@ def _inherited() -> list[str]:
 
 def test_two_writers_at_a_folder_lose_no_version_and_tear_no_alias(tmp_path: Path) -> None:
     figures = race(str(tmp_path / "registry"), tmp_path)
-    print(f"\nfolder: {figures}")
     assert figures["events"] > figures["operations"] / 2
 
 
@@ -36,7 +35,7 @@ _SLOW = """
 import sys, time
 from danlu.registry import Registry
 from danlu.registry.store import FolderStore
-whole = FolderStore.upload
+whole = FolderStore._upload
 def upload(self, path, source):
     if path.endswith(sys.argv[3]):
         with self._aside(path) as (aside, stream):
@@ -45,7 +44,7 @@ def upload(self, path, source):
             print("half", flush=True)
             time.sleep(60)
     whole(self, path, source)
-FolderStore.upload = upload
+FolderStore._upload = upload
 Registry.open(sys.argv[1]).add(sys.argv[2], "support", "production")
 """
 
@@ -60,7 +59,7 @@ def test_of_a_writer_that_is_killed_in_mid_upload_nothing_is_visible(tmp_path: P
         assert writer.stdout is not None
         assert writer.stdout.readline() == "half\n"
         writer.send_signal(signal.SIGKILL)
-    left = [path for path in (tmp_path / "registry" / "versions").rglob("*.tmp")]
+    left = list((tmp_path / "registry" / "versions").rglob("*.tmp"))
     assert len(left) == 1, "the killed writer had half a file"
     state = registry.state()
     assert (state.number, [version.number for version in state.versions("support")]) == (1, [1])
