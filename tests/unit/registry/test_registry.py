@@ -219,7 +219,7 @@ def test_what_is_no_finished_run_of_an_adapter_is_refused(registry: Registry, tm
     shutil.move(run / "probes", tmp_path / "probes")
     assert "the run has no probes/probes.json, probes/logits.safetensors" in refused(registry, run)
     shutil.move(tmp_path / "probes", run / "probes")
-    (run / "recipe.resolved.yaml").write_text(RECIPE.partition("adapter:")[0] + "adapter: null\n")
+    (run / "recipe.resolved.yaml").write_text(RECIPE.partition("adapter:")[0] + "adapter: null\ntraining: {}\n")
     manifest_anew(run)
     assert "this run has no adapter" in refused(registry, run)
 
