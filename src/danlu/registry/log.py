@@ -111,7 +111,7 @@ class Log:
         paths = sorted(path for path in self._store.find("snapshots") if _stem(path).isdigit())
         for path in reversed(paths):
             state = read_snapshot(self._store.read(path) or b"")
-            if state is not None and state.number == int(_stem(path)):
+            if state is not None:
                 return state
         return State()
 
