@@ -77,8 +77,8 @@ class Log:
             if fields is None:
                 return None
             event, data = make_event(before, {**fields, **_stamp(operation)})
+            after = fold(before, event)
             if self._create(event, data):
-                after = fold(before, event)
                 self._keep_snapshot(after)
                 return event, before, after
             time.sleep(random.uniform(0, min(_LONGEST_PAUSE_SECONDS, 0.005 * 2 ** min(attempt, 10))))

@@ -86,7 +86,7 @@ class Registries(RuleBasedStateMachine):
     writer = st.integers(0, 1)
     name = st.sampled_from(NAMES)
     alias = st.sampled_from(ALIASES)
-    number = st.integers(1, 12)
+    number = st.integers(1, 6)
 
     @rule(w=writer, name=name, content=st.integers(0, 30), alias=st.none() | alias, keep=st.none() | st.integers(1, 3))
     def add(self, w: int, name: str, content: int, alias: str | None, keep: int | None) -> None:
@@ -154,7 +154,7 @@ def _resolves(state: State, name: str, model: Simple) -> None:
         assert state.resolve(f"{name}@{alias}").number == history[-1]
 
 
-Registries.TestCase.settings = settings(max_examples=12, stateful_step_count=40, deadline=None)
+Registries.TestCase.settings = settings(max_examples=20, stateful_step_count=40, deadline=None)
 TestAnySequenceOfActs = Registries.TestCase
 
 
