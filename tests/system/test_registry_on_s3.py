@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +55,36 @@ def test_a_version_goes_to_s3_and_comes_back_as_it_was(tmp_path: Path) -> None:
     store = ObjectStore("s3://registries/whole")
     assert {path.split("/")[2] for path in store.find("versions")} == {registry.resolve("support@1").place[-45:]}
     assert registry.prune()["leftovers"] == 0
+
+
+_KILLED = """
+import os, signal, sys
+import s3fs
+from danlu.registry import Registry
+whole, done = s3fs.S3FileSystem._call_s3, []
+async def call(self, method, *words, **fields):
+    answer = await whole(self, method, *words, **fields)
+    if method == "put_object" and "/versions/" in fields["Key"]:
+        done.append(method)
+        if len(done) == 3:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return answer
+s3fs.S3FileSystem._call_s3 = call
+Registry.open(sys.argv[1]).add(sys.argv[2], "support", "production")
+"""
+
+
+def test_of_a_writer_that_is_killed_in_mid_upload_to_s3_nothing_is_visible(tmp_path: Path) -> None:
+    registry, run = Registry.open("s3://registries/killed"), write_run(tmp_path / "run")
+    registry.add(write_run(tmp_path / "first", 1), "support", "production")
+    ended = subprocess.run([sys.executable, "-c", _KILLED, registry.url, str(run)])
+    assert ended.returncode == -signal.SIGKILL
+    places = {path.split("/")[2] for path in ObjectStore(registry.url).find("versions")}
+    assert len(places) == 2, "the killed writer had some of its files there"
+    assert registry.state().number == 1
+    assert registry.add(run, "support", "production")["reference"] == "support@2"
+    registry.fetch(registry.resolve("support@2"))
+    assert registry.prune()["leftovers"] == 0, "another writer may be at work there"
 
 
 def test_a_tampered_object_is_refused_by_its_name(tmp_path: Path) -> None:

@@ -95,7 +95,11 @@ class ObjectStore:
             self._system.invalidate_cache()
             found = self._system.find(self._place(folder), detail=True)
         start = len(self._root.rstrip("/")) + 1
-        return {path[start:]: Found(about.get("size") or 0, _written(about)) for path, about in found.items()}
+        return {
+            path[start:]: Found(about.get("size") or 0, _written(about))
+            for path, about in found.items()
+            if about.get("type") != "directory"  # which some servers keep for a while
+        }
 
     def remove(self, paths: Iterable[str]) -> None:
         """See `Store`."""
