@@ -19,6 +19,8 @@ import torch
 
 from danlu.adapters.bank import AdapterBank
 from danlu.adapters.plain_lora import PlainLora
+from danlu.data.records import Message
+from danlu.data.template import prompt_ids
 from danlu.engines.answer_text import AnswerText
 from danlu.engines.drawing import Dice, Token, described
 from danlu.engines.interface import Answer, Sampling
@@ -197,6 +199,10 @@ class BatchingEngine:
     def waiting(self) -> int:
         """Questions that wait for a place."""
         return len(self._waiting)
+
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """A conversation's prompt, through the tokenizer's own template."""
+        return prompt_ids(self.tokenizer, messages)
 
     def submit(self, ask: Ask, listener: Callable[[Piece], None]) -> Ticket:
         """Takes a question.
