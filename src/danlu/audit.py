@@ -69,7 +69,7 @@ def append(kind: str, fields: dict[str, Any]) -> str:
 
     path = audit_path()
     path.parent.mkdir(parents=True, exist_ok=True)
-    about = {"kind": kind, "user": _user(), "host": socket.gethostname()}
+    about = {"kind": kind, "user": user_name(), "host": socket.gethostname()}
     if taken := _OWN & fields.keys():
         raise ValueError(f"the log's own: {sorted(taken)}")
     with FileLock(f"{path}.lock"):
@@ -136,8 +136,8 @@ def verify(head: str | None = None) -> dict[str, Any]:
 
 def entry_line(entry: dict[str, Any]) -> str:
     """An entry for people: when, who, what, and what else is short enough."""
-    place = entry.get("run_folder", "")
-    outcome = " ".join(str(entry[key]) for key in ("outcome", "why") if key in entry)
+    place = entry.get("adapter") or entry.get("run_folder", "")
+    outcome = " ".join(str(entry[key]) for key in ("alias", "outcome", "why") if entry.get(key))
     who = f"{entry.get('user', '?')}@{entry.get('host', '?')}"
     return (
         f"{entry['number']:>5}  {entry.get('time', '?')}  {who}  {entry.get('kind', '?')}  {place}  {outcome}".rstrip()
@@ -238,7 +238,8 @@ def _head_path(path: Path) -> Path:
     return path.with_name(path.name.removesuffix(".jsonl") + ".head")
 
 
-def _user() -> str:
+def user_name() -> str:
+    """Who runs this: the name of the process' user, or the number of one without a name."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a container's user may have no name

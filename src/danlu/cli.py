@@ -7,31 +7,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
 from danlu import __version__
+from danlu.commands.output import finish as _finish
+from danlu.commands.output import json_line as _json
+from danlu.commands.output import json_option as _json_option
+from danlu.commands.registry import registry
 from danlu.errors import DanluError, Fault, InputError, is_out_of_memory
 
 _OVERRIDES_HELP = "OVERRIDES are words such as training.learning_rate=1e-4; they win over the file."
-
-
-def _json_option(function: Callable[..., Any]) -> Callable[..., Any]:
-    return click.option("--json", "as_json", is_flag=True, help="Print one JSON object on stdout's last line.")(
-        function
-    )
-
-
-def _finish(result: dict[str, Any], as_json: bool, text: str) -> None:
-    """Prints a result: JSON for programs, text for people."""
-    click.echo(_json(result) if as_json else text)
-
-
-def _json(value: dict[str, Any]) -> str:
-    """One line of JSON that any output takes: half characters, as file names hold, are JSON's own escapes for them."""
-    return json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
 
 
 def _require_alone(where: str, unfit: bool, options: dict[str, Any]) -> None:
@@ -392,6 +380,9 @@ def chat(run: str, max_new_tokens: int, temperature: float, seed: int, as_json: 
     sampling = Sampling(max_new_tokens, temperature, seed=seed)
     result = run_chat(run, sampling, sys.stdin, sys.stderr if as_json else sys.stdout)
     _finish(result, as_json, "")
+
+
+cli.add_command(registry)
 
 
 @cli.group(no_args_is_help=False)

@@ -79,12 +79,20 @@ class FolderError(InputError):
     """A run, prepared or export folder is not what the command needs."""
 
 
+class RegistryError(InputError):
+    """A registry does not hold what was asked for, refuses what was to be done, or can't be reached."""
+
+
 class ResourceError(InputError):
     """The machine lacks disk or memory for what was asked."""
 
 
 class WorkError(DanluError):
     """The work itself failed although the input was right."""
+
+
+class DamagedError(WorkError):
+    """What is stored is not what was written: torn, changed or missing."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -15,8 +15,10 @@ PACKAGE = ROOT / "src" / "danlu"
 LAYERS = [
     ["__main__"],
     ["cli"],
+    ["commands"],
     ["workflows"],
     ["serving"],
+    ["registry"],
     ["export"],
     ["evaluation"],
     ["planning"],

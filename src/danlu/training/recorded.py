@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from danlu import __version__
-from danlu.audit import append, audit_path
 from danlu.data.prepared import Prepared
 from danlu.errors import DanluError, DataError, Stopped
 from danlu.recipe import LoadedRecipe, dump_recipe
 from danlu.runs import ADAPTER, MANIFEST, MODEL, read_manifest
-from danlu.tracking.progress import say
+from danlu.tracking.recorded import record
 
 
 @contextlib.contextmanager
@@ -46,14 +45,14 @@ def recorded(loaded: LoadedRecipe, session: Any, prepared: Prepared, writes: boo
         "process_id": os.getpid(),
         "version": __version__,
     }
-    start = _append("training started", begun)
+    start = record("training started", begun)
     try:
         yield
     except BaseException as error:
-        _append("training ended", {"run_folder": str(folder), "start": start, **_outcome(error)})
+        record("training ended", {"run_folder": str(folder), "start": start, **_outcome(error)})
         raise
     ended = {"run_folder": str(folder), "start": start, "outcome": "done", "trained_sha256": _trained(folder)}
-    _append("training ended", ended)
+    record("training ended", ended)
 
 
 def _outcome(error: BaseException) -> dict[str, str]:
@@ -75,14 +74,3 @@ def _trained(folder: Path) -> dict[str, str]:
         for name, file in files.items()
         if name.split("/")[0] in (ADAPTER, MODEL) and name.endswith(".safetensors")
     }
-
-
-def _append(kind: str, fields: dict[str, Any]) -> str:
-    """Adds to the log; a log that can't be written stops no run, but is said."""
-    try:
-        return append(kind, fields)
-    except OSError as error:
-        say(
-            f"the audit log can't be written, and this is not in it: {kind} ({audit_path()}: {error.strerror or error})"
-        )
-        return ""

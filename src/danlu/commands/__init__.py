@@ -1,0 +1,1 @@
+"""Groups of commands, one per file; what they call is imported when it is used."""
