@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,27 +42,26 @@ class ServedBase:
     engine: BatchingEngine
 
 
-def open_base(run: TrainedRun | None, model: str | None, dtype: str, limits: Limits) -> ServedBase:
+def open_base(of: TrainedRun | str, dtype: str, limits: Limits) -> ServedBase:
     """Loads the base of a run as it was trained on, or a model by its name.
 
     Args:
-        run: whose base it is; None: `model` is one.
-        model: as `model.name` of a recipe.
+        of: a run, or a model as `model.name` of a recipe.
         dtype: to compute in; `auto` is the run's.
         limits: of the engine.
 
     Raises:
         ModelError: it can't be found, is not the one that was trained on, or can't answer many at once.
     """
-    if run is not None:
-        folder, kept, quantization = run.base_folder(), run.dtype, run.recipe.model.quantization
-        name = run.recipe.model.name
+    if isinstance(of, str):
+        folder, kept, quantization, name = find_model(of), choose_dtype(dtype, choose_device()), None, of
     else:
-        assert model is not None
-        folder, kept, quantization, name = find_model(model), choose_dtype(dtype, choose_device()), None, model
+        folder, kept, quantization = of.base_folder(), of.dtype, of.recipe.model.quantization
+        name = of.recipe.model.name
     chosen = kept if dtype == "auto" else choose_dtype(dtype, choose_device())
     base = compute_in(load_base(folder, kept, quantization=quantization), chosen)
     tokenizer = load_tokenizer(folder)
+    importlib.import_module("peft.utils.other")  # takes seconds, which the first adapter would take longer
     engine = BatchingEngine(base, tokenizer, stop_ids(tokenizer, generation_defaults(folder)), limits)
     return ServedBase(Path(name).name, base_hash(folder), quantization, _name(chosen), engine)
 

@@ -29,7 +29,7 @@ class Metrics:
         self.swaps = Counter("danlu_swaps", "Names that went over to another version, or did not", ["outcome"], **make)
         self.first_token = Histogram("danlu_first_token_seconds", "Until the first token", buckets=_SECONDS, **make)
         self.seconds = Histogram("danlu_answer_seconds", "Until the last token", buckets=_SECONDS, **make)
-        self._registry.register(self)  # type: ignore[arg-type]
+        self._registry.register(self)
 
     def collect(self) -> Iterable[Any]:
         """The engine's and the shelf's own figures, when they are asked for."""

@@ -8,10 +8,21 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 MAX_STOPS = 16
-_Stop = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+def _whole(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half a character (a surrogate alone) is no text") from None
+    return text
+
+
+_Text = Annotated[str, AfterValidator(_whole)]
+_Stop = Annotated[_Text, Field(min_length=1, max_length=256)]
 _Nothing = Annotated[list[Any], Field(max_length=0)]
 
 
@@ -23,14 +34,14 @@ class TextPart(_Asked):
     """One part of a message."""
 
     type: Literal["text"]
-    text: str
+    text: _Text
 
 
 class Turn(_Asked):
     """One message."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | Annotated[list[TextPart], Field(min_length=1)]
+    content: _Text | Annotated[list[TextPart], Field(min_length=1)]
     name: str | None = None
     refusal: None = None
     tool_calls: _Nothing | None = None
@@ -117,7 +128,7 @@ class ChatQuestion(Question):
 class TextQuestion(Question):
     """Body of `/v1/completions`: a text that goes on, without a chat template."""
 
-    prompt: Annotated[str, Field(min_length=1)]
+    prompt: Annotated[_Text, Field(min_length=1)]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: Literal[False] | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None

@@ -9,12 +9,13 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import uvicorn
 
 from danlu.engines.batching import Limits
 from danlu.errors import Fault, InputError, Stopped
+from danlu.registry import Registry
 from danlu.serving.catalogue import Catalogue, RunFolders, run_folders
 from danlu.serving.desk import Desk
 from danlu.serving.gateway import make_app
@@ -71,8 +72,8 @@ class _Server(uvicorn.Server):
 
 def run_serve(
     runs: Sequence[str],
-    base: str | None,
     registry: str | None,
+    base: str | None,
     address: tuple[str, int],
     routes: str | None = None,
     dtype: str = "auto",
@@ -83,8 +84,8 @@ def run_serve(
 
     Args:
         runs: run folders, each an adapter under its folder's name.
-        base: a model, where there are no runs and no registry, or beside them.
-        registry: in place of runs: a folder or object storage; empty is the usual one.
+        registry: a folder or object storage, where there are no runs; None is the usual one.
+        base: a model, alone or with adapters; None is the adapters' own.
         address: host and port; port 0 is any that is free.
         routes: a file of rules.
         dtype: to compute in; `auto` is that of the runs.
@@ -101,9 +102,9 @@ def run_serve(
     started = time.perf_counter()
     keeping = keeping or Keeping()
     read = read_routes(Path(routes)) if routes else Routes()
-    catalogue = _catalogue(runs, registry)
+    catalogue = _catalogue(runs, registry, base)
     with listening_socket(*address) as taken:
-        served = open_base(_first_run(catalogue), base, dtype, limits or Limits())
+        served = open_base(base or _first_run(catalogue), dtype, limits or Limits())
         desk = make_desk(served, catalogue, read, keeping)
         stop = threading.Event()
         watcher = threading.Thread(target=desk.watch, args=(keeping.poll_seconds, stop), daemon=True)
@@ -178,23 +179,26 @@ def make_desk(served: ServedBase, catalogue: Catalogue, routes: Routes, keeping:
     return desk
 
 
-def _catalogue(runs: Sequence[str], registry: str | None) -> Catalogue:
-    if registry is None:
+def _catalogue(runs: Sequence[str], registry: str | None, base: str | None) -> Catalogue:
+    if runs and registry is not None:
+        hint = "add the runs to the registry: danlu registry add RUN --name NAME"
+        raise InputError(Fault("runs and a registry can't be served together", "command line", hint=hint))
+    if runs or (base and registry is None):
         return run_folders(runs)
-    if runs:
-        raise InputError(Fault("runs and a registry can't be served together", hint="add the runs to the registry"))
-    from danlu.registry import Registry  # type: ignore[import-not-found, unused-ignore]
-
-    opened: Catalogue = Registry.open(registry) if registry else Registry.open()
-    return opened
+    return cast(Catalogue, Registry.open(registry))  # it is asked for none but its own versions
 
 
-def _first_run(catalogue: Catalogue) -> TrainedRun | None:
-    """A run whose base is the one to serve; None where there is no adapter."""
+def _first_run(catalogue: Catalogue) -> TrainedRun:
+    """A run whose base is the one to serve.
+
+    Raises:
+        InputError: there is no adapter.
+    """
     listing = catalogue.state()
     for name in listing.names():
-        return open_run(catalogue.fetch(listing.versions(name)[-1]))
-    return None
+        return open_run(catalogue.fetch(listing.resolve(name)))
+    hint = "name a run, add one with `danlu registry add RUN --name NAME`, or serve a model alone by --base"
+    raise InputError(Fault("there is nothing to serve: the registry is empty", hint=hint))
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

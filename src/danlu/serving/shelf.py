@@ -20,8 +20,6 @@ from danlu.errors import DanluError, Fault, InputError
 from danlu.serving.catalogue import Catalogue, Edition, Listing
 from danlu.tracking.progress import say
 
-_JUST_NOW_SECONDS = 1.0
-
 
 class Loads(Protocol):
     """Puts what a folder holds on an engine, or takes it off."""
@@ -90,6 +88,7 @@ class Shelf:
         self._proven: set[str] = set()
         self._faults: dict[str, str] = {}  # by name: what should be served and is not
         self._lock = threading.RLock()
+        self._refreshing = threading.Lock()
         self._loading: defaultdict[str, threading.Lock] = defaultdict(threading.Lock)
 
     @property
@@ -123,21 +122,11 @@ class Shelf:
         Raises:
             DanluError: the catalogue can't be read; what is served stays.
         """
-        listing = self._catalogue.state()
-        if self._listing is not None and listing.number == self._listing.number:
-            return False
-        wanted = {
-            key: listing.resolve(key)
-            for name in listing.names()
-            for key in (name, *(f"{name}@{alias}" for alias in listing.aliases(name)))
-        }
-        for key, edition in wanted.items():
-            self._swap(key, edition, strict)
-        with self._lock:
-            for key in self._serving.keys() - wanted.keys():
-                del self._serving[key]
-            self._faults = {key: why for key, why in self._faults.items() if key in wanted}
-            self._listing = listing
+        with self._refreshing:
+            listing = self._catalogue.state()
+            if self._listing is not None and listing.number == self._listing.number:
+                return False
+            self._go_over(listing, strict)
         self.make_room()
         return True
 
@@ -166,14 +155,14 @@ class Shelf:
         while True:
             with self._lock:
                 edition = self._meaning(text)
-                if edition is None:
-                    return Lease(*self._base, None)
-                book = self._books.get(edition.hash)
-                if book is not None:
-                    book.users += 1
-                    book.used = time.monotonic()
-                    return Lease(str(edition), edition.hash, edition.hash)
-            self._load(edition)
+            if edition is None:
+                return Lease(*self._base, None)
+            try:
+                return self._load(edition)
+            except DanluError:
+                # It may have been removed since the last look, and the name mean another now.
+                if not self.refresh() or self._meaning(text) == edition:
+                    raise
 
     def give_back(self, lease: Lease) -> None:
         """The request has ended."""
@@ -181,6 +170,20 @@ class Shelf:
             return
         with self._lock:
             self._books[lease.adapter].users -= 1
+
+    def _go_over(self, listing: Listing, strict: bool) -> None:
+        wanted = {
+            key: listing.resolve(key)
+            for name in listing.names()
+            for key in (name, *(f"{name}@{alias}" for alias in listing.aliases(name)))
+        }
+        for key, edition in wanted.items():
+            self._swap(key, edition, strict)
+        with self._lock:
+            for key in self._serving.keys() - wanted.keys():
+                del self._serving[key]
+            self._faults = {key: why for key, why in self._faults.items() if key in wanted}
+            self._listing = listing
 
     def _meaning(self, text: str) -> Edition | None:
         """The version; None is the base."""
@@ -202,7 +205,7 @@ class Shelf:
                 self._faults.pop(key, None)
             return
         try:
-            self._load(edition)
+            lease = self._load(edition)
         except DanluError as error:
             if strict:
                 raise
@@ -215,33 +218,45 @@ class Shelf:
         with self._lock:
             self._serving[key] = edition
             self._faults.pop(key, None)
+        self.give_back(lease)
         say(f"{key} is answered by {edition}" + (f", no longer by {before}" if before else ""))
         self._on_swap("swapped")
 
-    def _load(self, edition: Edition) -> None:
-        """Loads and proves a version, once however many ask for it.
+    def _load(self, edition: Edition) -> Lease:
+        """A version, loaded and proven, once however many ask for it.
 
         Raises:
             DanluError: it can't be.
         """
+        lease = Lease(str(edition), edition.hash, edition.hash)
+        if self._used(edition):
+            return lease
         with self._loading[edition.hash]:
-            if edition.hash in self._books:
-                return
+            if self._used(edition):
+                return lease
             folder = self._catalogue.fetch(edition)
             self._loads.load(edition.hash, folder, edition.hash in self._proven)
             with self._lock:
                 self._proven.add(edition.hash)
-                self._books[edition.hash] = _Book(edition)
+                self._books[edition.hash] = _Book(edition, users=1)
         self.make_room()
+        return lease
+
+    def _used(self, edition: Edition) -> bool:
+        """Notes one more user of a version, if it is loaded."""
+        with self._lock:
+            book = self._books.get(edition.hash)
+            if book is not None:
+                book.users += 1
+                book.used = time.monotonic()
+            return book is not None
 
     def make_room(self) -> None:
         """Unloads what was not used for longest, first what no name means any more, until as many are left as may."""
         while True:
             with self._lock:
                 meant = {edition.hash for edition in self._serving.values()}
-                # What was loaded just now is about to be taken.
-                just_now = time.monotonic() - _JUST_NOW_SECONDS
-                idle = [key for key, book in self._books.items() if not book.users and book.used < just_now]
+                idle = [key for key, book in self._books.items() if not book.users]
                 if len(self._books) <= self._max_loaded or not idle:
                     return
                 key = min(idle, key=lambda key: (key in meant, self._books[key].used))
