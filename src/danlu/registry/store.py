@@ -106,7 +106,7 @@ class FolderStore:
                 os.link(aside, self.folder / path)
             except FileExistsError:
                 return False
-        self._sync_folder(path)
+        self._sync_folders([path])
         return True
 
     def replace(self, path: str, data: bytes) -> None:
@@ -115,13 +115,14 @@ class FolderStore:
             stream.write(data)
             _sync(stream)
             aside.replace(self.folder / path)
-        self._sync_folder(path)
+        self._sync_folders([path])
 
     def upload(self, sources: Mapping[str, Path]) -> None:
         """See `Store`."""
         require_disk(self.folder, sum(source.stat().st_size for source in sources.values()), "a copy of the adapter")
         for path, source in sources.items():
             self._upload(path, source)
+        self._sync_folders(sources)
 
     def _upload(self, path: str, source: Path) -> None:
         with self._told(path), self._aside(path) as (aside, stream):
@@ -130,7 +131,6 @@ class FolderStore:
                     stream.write(block)
             _sync(stream)
             aside.replace(self.folder / path)
-        self._sync_folder(path)
 
     def download(self, path: str, target: Path) -> bool:
         """See `Store`."""
@@ -189,14 +189,15 @@ class FolderStore:
         finally:
             aside.unlink(missing_ok=True)
 
-    def _sync_folder(self, path: str) -> None:
-        """So that the file's name, too, outlives a power cut."""
-        with self._told(path):
-            place = os.open((self.folder / path).parent, os.O_RDONLY)
-            try:
-                os.fsync(place)
-            finally:
-                os.close(place)
+    def _sync_folders(self, paths: Iterable[str]) -> None:
+        """So that the files' names, and those of folders made for them, outlive a power cut."""
+        for folder in sorted({parent for path in paths for parent in Path(path).parents}, reverse=True):
+            with self._told(str(folder)):
+                place = os.open(self.folder / folder, os.O_RDONLY)
+                try:
+                    os.fsync(place)
+                finally:
+                    os.close(place)
 
     @contextlib.contextmanager
     def _told(self, path: str) -> Iterator[None]:

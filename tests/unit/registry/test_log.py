@@ -111,16 +111,14 @@ def test_an_answer_that_is_lost_on_the_way_makes_no_second_event(
 def test_an_answer_that_says_taken_of_the_own_event_makes_no_second_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = FolderStore.create
+    log, whole = filled(tmp_path, 3), FolderStore.create
+    for number in (1, 2, 3):
+        log.commit(promotion(f"support@{number}", "production"))
     monkeypatch.setattr(FolderStore, "create", lambda self, path, data: whole(self, path, data) and False)
-    log = log_at(tmp_path)
-    log.commit(addition(version("support", 1), None, None))
-    log.commit(rollback_of_nothing)
-    assert log_at(tmp_path).state().number == 1
-
-
-def rollback_of_nothing(state: State) -> None:
-    return None
+    done = log.commit(rollback("support", "production"))
+    assert done is not None
+    assert done[0].number == log_at(tmp_path).state().number == 7
+    assert log_at(tmp_path).state().aliases("support") == {"production": 2}
 
 
 def test_many_threads_of_one_log_make_one_chain(tmp_path: Path) -> None:

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save_file
 from small_registry import BASE_SHA256, RECIPE, write_run
 
 from danlu.audit import audit_path, read_audit, verify
-from danlu.errors import DamagedError, FolderError, InputError, RegistryError
+from danlu.errors import DamagedError, Fault, FolderError, InputError, RegistryError
 from danlu.registry import Registry, Version
+from danlu.registry.store import FolderStore
 from danlu.runs import write_json, write_manifest
 
 WEIGHTS = "adapter/adapter_model.safetensors"
@@ -219,7 +220,7 @@ def test_what_is_no_finished_run_of_an_adapter_is_refused(registry: Registry, tm
     shutil.move(run / "probes", tmp_path / "probes")
     assert "the run has no probes/probes.json, probes/logits.safetensors" in refused(registry, run)
     shutil.move(tmp_path / "probes", run / "probes")
-    (run / "recipe.resolved.yaml").write_text(RECIPE.partition("adapter:")[0] + "adapter: null\n")
+    (run / "recipe.resolved.yaml").write_text(RECIPE.partition("adapter:")[0] + "adapter: null\ntraining: {}\n")
     manifest_anew(run)
     assert "this run has no adapter" in refused(registry, run)
 
@@ -248,6 +249,20 @@ def test_keep_last_removes_old_versions_but_none_that_an_alias_needs(registry: R
     for name, keep_last in (("support", None), (None, 2), ("support", 0), ("none", 1)):
         with pytest.raises(RegistryError):
             registry.prune(name, keep_last)
+
+
+def test_what_can_not_be_deleted_is_removed_all_the_same_and_said(
+    registry: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    registry.add(write_run(tmp_path / "run"), "support")
+
+    def refuse(self: FolderStore, paths: Any) -> None:
+        raise RegistryError(Fault("no right to delete", "there"))
+
+    monkeypatch.setattr(FolderStore, "remove", refuse)
+    assert registry.remove("support@1")["freed_bytes"] == 0
+    assert "stay until `danlu registry prune`: no right to delete (there)" in capsys.readouterr().err
+    assert registry.state().names() == []
 
 
 def test_prune_removes_what_was_left_a_day_ago_and_nothing_younger(registry: Registry, tmp_path: Path) -> None:
@@ -306,6 +321,24 @@ def test_a_folder_that_can_not_be_written_is_said(tmp_path: Path) -> None:
             call()
 
 
+def test_an_object_storage_holds_what_a_folder_holds(registry: Registry, tmp_path: Path) -> None:
+    stored = Registry.open("memory://whole/prefix")
+    for place in (registry, stored):
+        for number in range(1, 4):
+            place.add(write_run(tmp_path / place.url.strip("/:").replace("/", "-") / str(number), number), "support")
+        place.promote("support@1", "production")
+        place.promote("support@2", "production")
+        place.rollback("support", "production")
+        place.remove("support@2")
+    versions = [[(one.number, one.files) for one in place.state().versions("support")] for place in (registry, stored)]
+    assert [number for number, _ in versions[1]] == [1, 3]
+    assert stored.state().aliases("support") == registry.state().aliases("support") == {"production": 1}
+    folder = Registry.open("memory://whole/prefix/").fetch(stored.resolve("support"))
+    assert load_file(folder / WEIGHTS).keys() == load_file(registry.fetch(registry.resolve("support")) / WEIGHTS).keys()
+    assert stored.about(stored.resolve("support"))["training"]["steps"] == 6
+    assert stored.prune()["leftovers"] == 0
+
+
 def test_a_storage_that_can_not_create_exclusively_is_refused(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from fsspec.implementations.memory import MemoryFileSystem
 
@@ -314,4 +347,4 @@ def test_a_storage_that_can_not_create_exclusively_is_refused(monkeypatch: pytes
     registry = Registry.open("memory://deaf")
     with pytest.raises(RegistryError, match="overwrites what is there even when it is asked not to"):
         registry.add(write_run(tmp_path / "run"), "support")
-    assert registry.state().number == 0
+    assert not MemoryFileSystem().find("/deaf")
