@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 
 import torch
 from peft import LoraConfig, get_peft_model
+from safetensors.torch import load_file, save_file
 
 from danlu.adapters.lora import save_adapter
 from danlu.data.template import stop_ids
@@ -55,6 +58,33 @@ def write_run(folder: Path, base: Path, seed: int, rank: int = 4) -> Path:
     (folder / "ledger.json").write_text('{"rows": {}, "masked": {}, "reasons": []}')
     write_manifest(folder, "run", {"result": {"steps": 1}, "base_sha256": base_hash(base)})
     return folder
+
+
+def broken_run(run: Path, folder: Path, how: str) -> Path:
+    """A copy of a run with a fault.
+
+    Args:
+        run: a whole one.
+        folder: to copy it into.
+        how: `nan`, `shape`, `other` values than those that answered the probes, another `base`: with a manifest that
+            agrees; `hash`: with the manifest of before.
+    """
+    copy = Path(shutil.copytree(run, folder / f"{run.name}-{how}"))
+    path = copy / "adapter" / "adapter_model.safetensors"
+    tensors = load_file(path)
+    name = next(name for name in tensors if "lora_B" in name)
+    if how == "nan":
+        tensors[name][0, 0] = float("nan")
+    if how == "shape":
+        tensors[name] = torch.zeros(7, tensors[name].shape[1])
+    if how in ("other", "hash"):
+        tensors[name] = tensors[name] + 0.2
+    save_file(tensors, path)
+    about = json.loads((copy / "manifest.json").read_text())
+    if how != "hash":
+        sha256 = "0" * 64 if how == "base" else about["base_sha256"]
+        write_manifest(copy, "run", {"result": {"steps": 1}, "base_sha256": sha256})
+    return copy
 
 
 def expected_answers(run: Path, question: str, length: int = NUM_TOKENS) -> tuple[str, str]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import click
 
 from danlu.commands.output import finish, json_option
+from danlu.errors import Fault, ResourceError
 
+_LIBRARIES = ("fastapi", "prometheus_client", "uvicorn")
 _WHERE_NOT_SAID = "Longest answer, where a request does not say."
 
 
@@ -40,6 +43,7 @@ def serve(
     **chosen: Any,
 ) -> None:
     """Serve RUNS, or a registry's adapters, on one base, by OpenAI's API; SIGTERM lets running answers end."""
+    _require_libraries()
     from danlu.engines.batching import Limits
     from danlu.serving.serve import Keeping, run_serve
 
@@ -56,3 +60,9 @@ def serve(
     )
     result = run_serve(runs, url, base, (host, port), routes, chosen["dtype"], limits, keeping)
     finish(result, as_json, f"{result['answers']} answers in {result['seconds']:.0f} s")
+
+
+def _require_libraries() -> None:
+    missing = [name for name in _LIBRARIES if find_spec(name) is None]
+    if missing:
+        raise ResourceError(Fault(f"{', '.join(missing)} is not installed", hint="pip install 'danlu[serve]'"))

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 MAX_STOPS = 16
+# In JSON 3.0 is a whole number too.
+_WHOLE_NUMBERS = ("max_tokens", "max_completion_tokens", "top_k", "seed", "n", "top_logprobs", "logprobs", "best_of")
 
 
 def _whole(text: str) -> str:
@@ -22,7 +24,7 @@ def _whole(text: str) -> str:
 
 
 _Text = Annotated[str, AfterValidator(_whole)]
-_Stop = Annotated[_Text, Field(min_length=1, max_length=256)]
+_Stop = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_whole)]
 _Nothing = Annotated[list[Any], Field(max_length=0)]
 
 
@@ -80,6 +82,11 @@ class Question(_Asked):
     metadata: dict[str, str] | None = None
     store: bool | None = None
 
+    @field_validator(*_WHOLE_NUMBERS, mode="before", check_fields=False)
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
     @property
     def stops(self) -> tuple[str, ...]:
         """The stop strings."""
@@ -128,7 +135,7 @@ class ChatQuestion(Question):
 class TextQuestion(Question):
     """Body of `/v1/completions`: a text that goes on, without a chat template."""
 
-    prompt: Annotated[_Text, Field(min_length=1)]
+    prompt: Annotated[str, Field(min_length=1), AfterValidator(_whole)]
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: Literal[False] | None = None
     best_of: Annotated[int, Field(ge=1, le=1)] | None = None
