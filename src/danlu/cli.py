@@ -17,6 +17,7 @@ from danlu.commands.output import finish as _finish
 from danlu.commands.output import json_line as _json
 from danlu.commands.output import json_option as _json_option
 from danlu.commands.registry import registry
+from danlu.commands.serve import serve
 from danlu.errors import DanluError, Fault, InputError, is_out_of_memory
 
 _OVERRIDES_HELP = "OVERRIDES are words such as training.learning_rate=1e-4; they win over the file."
@@ -383,6 +384,7 @@ def chat(run: str, max_new_tokens: int, temperature: float, seed: int, as_json: 
 
 
 cli.add_command(registry)
+cli.add_command(serve)
 
 
 @cli.group(no_args_is_help=False)

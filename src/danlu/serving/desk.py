@@ -1,0 +1,101 @@
+"""What the gateway works with, and who is being served."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from danlu.engines.interface import Answer
+from danlu.errors import DanluError
+from danlu.serving.metrics import Metrics
+from danlu.serving.routing import Routes
+from danlu.serving.shelf import Lease, Shelf
+from danlu.serving.streams import Answers, Stream
+from danlu.tracking.progress import say
+
+
+class Desk:
+    """One gateway's engine, adapters and rules.
+
+    Attributes:
+        draining: whether new requests are refused.
+        visits: requests that are being answered.
+        began: when, in seconds since 1970.
+
+    Args:
+        engine: that answers.
+        shelf: of adapters.
+        routes: of virtual models.
+        max_new_tokens: of an answer, where a request does not say.
+    """
+
+    def __init__(self, engine: Answers, shelf: Shelf, routes: Routes, max_new_tokens: int = 1024) -> None:
+        self.engine, self.shelf, self.routes, self.max_new_tokens = engine, shelf, routes, max_new_tokens
+        self.metrics = Metrics(self._gauges, engine.figures)
+        self.draining = False
+        self.visits = 0
+        self.began = int(time.time())
+
+    def watch(self, every_seconds: float, stop: threading.Event) -> None:
+        """Looks for other versions now and then, until it is told to stop."""
+        said = ""
+        while True:
+            try:
+                self.shelf.refresh()
+                self.shelf.make_room()
+                said = ""
+            except DanluError as error:
+                if said != (said := error.faults[0].what):
+                    say(f"warning: the adapters can't be looked up, those that are served stay: {said}")
+            if stop.wait(every_seconds):
+                return
+
+    def _gauges(self) -> dict[str, float]:
+        return {
+            "running_answers": self.engine.running,
+            "waiting_questions": self.engine.waiting,
+            "adapters_loaded": len(self.shelf.loaded),
+            "adapters_refused": len(self.shelf.faults),
+        }
+
+
+class Visit:
+    """One request, from its beginning to its end; `close` gives back what it holds, once.
+
+    Args:
+        desk: None: nothing is held.
+    """
+
+    def __init__(self, desk: Desk | None) -> None:
+        self.desk = desk
+        self.lease: Lease | None = None
+        self.stream: Stream | None = None
+        self._done = False
+        if desk is not None:
+            desk.visits += 1
+
+    def note(self, answer: Answer) -> None:
+        """The answer came to its end."""
+        assert self.desk is not None
+        assert self.lease is not None
+        assert self.stream is not None
+        self._done = True
+        metrics, label, ticket = self.desk.metrics, self.lease.label, self.stream.ticket
+        metrics.answers.labels(label, answer.finish).inc()
+        counted = {"prompt": len(ticket.ask.prompt), "reused": ticket.reused, "answer": len(answer.ids)}
+        for kind, count in counted.items():
+            metrics.tokens.labels(label, kind).inc(count)
+        metrics.first_token.observe(self.stream.first or 0.0)
+        metrics.seconds.observe(time.perf_counter() - self.stream.began)
+
+    def close(self) -> None:
+        """The request has ended, whatever came of it."""
+        if self.desk is None:
+            return
+        if self.stream is not None and not self._done:
+            self.stream.cancel()
+            self.desk.metrics.answers.labels(self.lease.label if self.lease else "", "abandoned").inc()
+        if self.lease is not None:
+            self.desk.shelf.give_back(self.lease)
+        self.desk.visits -= 1
+        self.desk = None

@@ -1,0 +1,237 @@
+"""`danlu serve` as its users meet it: a process, OpenAI's client, runs or a registry whose aliases move meanwhile."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from served_runs import NUM_TOKENS, QUESTIONS, broken_run, expected_answers, write_run
+
+from danlu.registry import Registry
+
+SERVE = [sys.executable, "-m", "danlu", "serve", "--port", "0"]
+
+
+class Served:
+    """A server process and a client of it."""
+
+    def __init__(self, *words: str, **variables: str) -> None:
+        self.process = subprocess.Popen(
+            [*SERVE, *words, "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **variables},
+        )
+        self.said: list[str] = []
+        self._listens = threading.Event()
+        threading.Thread(target=self._hear, daemon=True).start()
+        assert self._listens.wait(120), "".join(self.said)
+        found = re.search(r"at (http://\S+)/v1", "".join(self.said))
+        assert found, "".join(self.said)
+        self.url = found.group(1)
+        self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
+
+    def _hear(self) -> None:
+        assert self.process.stderr is not None
+        for line in self.process.stderr:
+            self.said.append(line)
+            if "is served at" in line:
+                self._listens.set()
+        self._listens.set()
+
+    def ask(self, model: str, question: str, **more: Any) -> Any:
+        asked = {"max_tokens": NUM_TOKENS, "temperature": 0} | more
+        return self.client.chat.completions.create(
+            model=model, messages=[{"role": "user", "content": question}], **asked
+        )
+
+    def until(self, holds: Callable[[], bool], seconds: float = 60) -> None:
+        end = time.monotonic() + seconds
+        while not holds():
+            assert time.monotonic() < end, "".join(self.said)
+            time.sleep(0.05)
+
+    def ready(self) -> dict[str, Any]:
+        found: dict[str, Any] = httpx.get(f"{self.url}/readyz").json()
+        return found
+
+    def end(self, how: int = signal.SIGTERM) -> tuple[int, dict[str, Any]]:
+        self.process.send_signal(how)
+        out, _ = self.process.communicate(timeout=60)
+        return self.process.returncode, json.loads(out.splitlines()[-1])
+
+    def close(self) -> None:
+        self.client.close()
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.communicate()
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    return [write_run(folder / name, tiny_base, seed, rank) for seed, (name, rank) in enumerate(
+        [("law", 2), ("support", 4), ("medicine", 8)]
+    )]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def answers(runs: list[Path]) -> dict[tuple[str, str], str]:
+    """What each run and the base says to each question, by the training's own engine."""
+    found = {}
+    for run in runs:
+        for question in QUESTIONS:
+            found[run.name, question], found["tiny_base0", question] = expected_answers(run, question)
+    return found
+
+
+@pytest.fixture(scope="module")
+def server(runs: list[Path]) -> Iterator[Served]:
+    made = Served(*map(str, runs))
+    yield made
+    made.close()
+
+
+def test_base_and_three_adapters_at_once_answer_as_danlu_chat_does(
+    server: Served, answers: dict[tuple[str, str], str]
+) -> None:
+    assert len({answers[model, QUESTIONS[1]] for model, _ in answers}) == 4, "each answers in its own way"
+    with ThreadPoolExecutor(len(answers)) as pool:
+        said = list(pool.map(lambda asked: server.ask(*asked), answers))
+    assert [one.choices[0].message.content for one in said] == list(answers.values())
+    metrics = httpx.get(f"{server.url}/metrics").text
+    (mixed,) = re.findall(r"(?m)^danlu_engine_mixed_steps_total (\S+)", metrics)
+    assert float(mixed) > 0
+    streamed = server.ask("law", QUESTIONS[1], stream=True)
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in streamed if chunk.choices)
+    assert text == answers["law", QUESTIONS[1]]
+
+
+def test_the_same_seed_gives_the_same_answer_among_others(server: Served) -> None:
+    def drawn(seed: int) -> str:
+        return str(
+            server.ask("support", QUESTIONS[0], temperature=1.0, top_p=0.95, seed=seed).choices[0].message.content
+        )
+
+    alone = drawn(5)
+    with ThreadPoolExecutor(8) as pool:
+        said = list(pool.map(drawn, [5, 1, 5, 2, 5, 3, 5, 4]))
+    assert said[::2] == [alone] * 4
+    assert len(set(said)) > 3
+
+
+def test_abandoned_streams_free_their_places(server: Served) -> None:
+    for _ in range(5):
+        stream = server.ask("law", QUESTIONS[0], stream=True, max_tokens=1900)
+        next(iter(stream))
+        stream.close()
+
+    def running() -> str:
+        return re.findall(r"(?m)^danlu_running_answers (\S+)", httpx.get(f"{server.url}/metrics").text)[0]
+
+    server.until(lambda: running() == "0.0", 20)
+    assert server.ask("law", QUESTIONS[0]).usage.completion_tokens
+
+
+def test_a_port_in_use_is_one_message_before_anything_is_loaded(runs: list[Path]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = subprocess.run([*SERVE[:-1], port, str(runs[0])], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert re.match(rf"error: can't listen at 127.0.0.1:{port}: Address already in use\n", done.stderr)
+    assert "hint: choose another --port" in done.stderr
+    assert len(done.stderr.splitlines()) < 5
+
+
+def test_an_alias_moves_while_clients_ask_and_no_answer_is_lost_or_another_versions(
+    runs: list[Path], answers: dict[tuple[str, str], str], tmp_path: Path
+) -> None:
+    registry = Registry.open(str(tmp_path / "registry"))
+    for run in runs:
+        registry.add(run, "helper")
+    registry.promote("helper@1", "production")
+    by_version = {f"helper@{number}": run.name for number, run in enumerate(runs, 1)}
+    served = Served("--registry", registry.url, "--max-adapters", "2", "--drain-seconds", "0.5")
+    served.until(lambda: served.ready()["status"] == "ok")
+    stop, said, wrong = threading.Event(), [], []  # type: ignore[var-annotated]
+
+    def client(number: int) -> None:
+        while not stop.is_set():
+            question = QUESTIONS[number % len(QUESTIONS)]
+            answer = served.ask("helper", question)
+            said.append(answer.model)
+            if answer.choices[0].message.content != answers[by_version[answer.model], question]:
+                wrong.append((answer.model, question))
+
+    with ThreadPoolExecutor(4) as pool:
+        clients = [pool.submit(client, number) for number in range(4)]
+        for number in (2, 3, 2, 1):
+            registry.promote(f"helper@{number}", "production")
+            served.until(lambda number=number: said[-1:] == [f"helper@{number}"])  # type: ignore[misc]
+        registry.rollback("helper", "production")
+        served.until(lambda: said[-1:] == ["helper@2"])
+        stop.set()
+        for one in clients:
+            one.result()
+    assert not wrong
+    assert set(said) == set(by_version)
+    assert served.ask("helper@3", QUESTIONS[0]).choices[0].message.content == answers["medicine", QUESTIONS[0]]
+    assert_a_broken_version_is_refused(served, registry, runs, tmp_path)
+    assert_ctrl_c_cuts_off_in_time(served)
+    served.close()
+
+
+def assert_a_broken_version_is_refused(served: Served, registry: Registry, runs: list[Path], folder: Path) -> None:
+    """The version before goes on answering, until one that is whole is promoted."""
+    number = registry.add(broken_run(runs[1], folder, "other"), "helper")["reference"]
+    registry.promote(number, "production")
+    served.until(lambda: bool(served.ready()["faults"]))
+    assert f"{number} is refused: logits: differ" in served.ready()["faults"][0]
+    assert "helper@2 answers helper" in "".join(served.said)
+    assert served.ask("helper", QUESTIONS[0]).model == "helper@2"
+    registry.promote("helper@3", "production")
+    served.until(lambda: not served.ready()["faults"])
+    assert served.ask("helper", QUESTIONS[0]).model == "helper@3"
+
+
+def assert_ctrl_c_cuts_off_in_time(served: Served) -> None:
+    stream = served.ask("helper", QUESTIONS[0], stream=True, max_tokens=1900)
+    next(iter(stream))
+    status, result = served.end(signal.SIGINT)
+    assert status == 130
+    assert result["error"] == "Stopped"
+    assert "cut off after 0.5 s" in "".join(served.said)
+
+
+def test_the_first_signal_lets_running_answers_end_and_refuses_new_ones(server: Served) -> None:
+    """The last test with this server."""
+    stream = server.ask("law", QUESTIONS[0], stream=True, max_tokens=400)
+    first = next(iter(stream))
+    server.process.send_signal(signal.SIGTERM)
+    server.until(lambda: server.ready()["status"] == "draining")
+    with pytest.raises(openai.InternalServerError) as refused:
+        server.ask("law", QUESTIONS[0])
+    assert refused.value.status_code == 503
+    rest = list(stream)
+    assert rest[-1].choices[0].finish_reason in ("length", "stop")
+    assert first.id == rest[-1].id
+    out, _ = server.process.communicate(timeout=60)
+    assert server.process.returncode == 0
+    assert json.loads(out.splitlines()[-1])["answers"] > 1
