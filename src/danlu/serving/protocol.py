@@ -24,7 +24,7 @@ def _whole(text: str) -> str:
 
 
 _Text = Annotated[str, AfterValidator(_whole)]
-_Stop = Annotated[str, Field(min_length=1, max_length=256), AfterValidator(_whole)]
+_Stop = Annotated[str, Field(min_length=1, max_length=256)]
 _Nothing = Annotated[list[Any], Field(max_length=0)]
 
 
@@ -86,6 +86,14 @@ class Question(_Asked):
     @classmethod
     def _number(cls, value: Any) -> Any:
         return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    @field_validator("stop", mode="before")
+    @classmethod
+    def _whole_stops(cls, value: Any) -> Any:
+        for text in value if isinstance(value, list) else [value]:
+            if isinstance(text, str):
+                _whole(text)
+        return value
 
     @property
     def stops(self) -> tuple[str, ...]:
