@@ -3,83 +3,22 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import httpx
 import openai
 import pytest
-from served_runs import NUM_TOKENS, QUESTIONS, broken_run, expected_answers, write_run
+from served import SERVE, Served
+from served_runs import QUESTIONS, broken_run, expected_answers, write_run
 
 from danlu.registry import Registry
-
-SERVE = [sys.executable, "-m", "danlu", "serve", "--port", "0"]
-
-
-class Served:
-    """A server process and a client of it."""
-
-    def __init__(self, *words: str, **variables: str) -> None:
-        self.process = subprocess.Popen(
-            [*SERVE, *words, "--json"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **variables},
-        )
-        self.said: list[str] = []
-        self._listens = threading.Event()
-        threading.Thread(target=self._hear, daemon=True).start()
-        assert self._listens.wait(120), "".join(self.said)
-        found = re.search(r"at (http://\S+)/v1", "".join(self.said))
-        assert found, "".join(self.said)
-        self.url = found.group(1)
-        self.client = openai.OpenAI(base_url=f"{self.url}/v1", api_key="none", max_retries=0)
-
-    def _hear(self) -> None:
-        assert self.process.stderr is not None
-        for line in self.process.stderr:
-            self.said.append(line)
-            if "is served at" in line:
-                self._listens.set()
-        self._listens.set()
-
-    def ask(self, model: str, question: str, **more: Any) -> Any:
-        asked = {"max_tokens": NUM_TOKENS, "temperature": 0} | more
-        return self.client.chat.completions.create(
-            model=model, messages=[{"role": "user", "content": question}], **asked
-        )
-
-    def until(self, holds: Callable[[], bool], seconds: float = 60) -> None:
-        end = time.monotonic() + seconds
-        while not holds():
-            assert time.monotonic() < end, "".join(self.said)
-            time.sleep(0.05)
-
-    def ready(self) -> dict[str, Any]:
-        found: dict[str, Any] = httpx.get(f"{self.url}/readyz").json()
-        return found
-
-    def end(self, how: int = signal.SIGTERM) -> tuple[int, dict[str, Any]]:
-        self.process.send_signal(how)
-        out, _ = self.process.communicate(timeout=60)
-        return self.process.returncode, json.loads(out.splitlines()[-1])
-
-    def close(self) -> None:
-        self.client.close()
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.communicate()
 
 
 @pytest.fixture(scope="module")

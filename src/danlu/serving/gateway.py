@@ -18,6 +18,7 @@ from danlu.engines.interface import Answer, Sampling
 from danlu.errors import DanluError, InputError
 from danlu.serving.desk import Desk, Visit
 from danlu.serving.intake import Intake
+from danlu.serving.page import add_playground
 from danlu.serving.protocol import ChatQuestion, Completion, Health, Model, Models, Question, TextQuestion
 from danlu.serving.refusals import REFUSALS, Refusal, add_handlers, json_response, refusal_of
 from danlu.serving.shapes import ChatShape, Shape, TextShape, event, usage_of
@@ -42,6 +43,7 @@ def make_app(desk: Desk, max_body_bytes: int = 4 << 20) -> Any:
     _add_answers(app, desk)
     _add_models(app, desk)
     _add_health(app, desk)
+    add_playground(app)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
     return Intake(app, max_body_bytes, desk.metrics.requests)
 
