@@ -12,6 +12,7 @@ import openai
 import uvicorn
 from instant_engine import InstantEngine
 
+from danlu.serving.answer_cache import AnswerCache
 from danlu.serving.catalogue import RunEdition, RunFolders
 from danlu.serving.desk import Desk
 from danlu.serving.gateway import make_app
@@ -31,14 +32,15 @@ class NothingToLoad:
 class Gateway:
     """One that runs in a thread."""
 
-    def __init__(self, tokenizer: Any, max_body_bytes: int = 100_000) -> None:
+    def __init__(self, tokenizer: Any, max_body_bytes: int = 100_000, cache: AnswerCache | None = None) -> None:
         runs = {name: RunEdition(Path(name), name, f"hash-of-{name}") for name in ("law", "support")}
         catalogue = RunFolders(runs)
         self.engine = InstantEngine(tokenizer)
         self.shelf = Shelf(Fetches(catalogue), NothingToLoad(), ("base", "b" * 64))
         self.shelf.refresh()
         rule = Rule(model="law", keywords=("contract",))
-        self.desk = Desk(self.engine, self.shelf, Routes([Route(name="assistant", rules=(rule,), default="support")]))
+        routes = Routes([Route(name="assistant", rules=(rule,), default="support")])
+        self.desk = Desk(self.engine, self.shelf, routes, cache=cache)
         taken = listening_socket("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{taken.getsockname()[1]}"
         config = uvicorn.Config(make_app(self.desk, max_body_bytes), log_level="warning")

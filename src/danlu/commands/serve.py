@@ -30,6 +30,8 @@ _WHERE_NOT_SAID = "Longest answer, where a request does not say."
 @click.option(
     "--kv-gib", default=1.0, show_default=True, type=click.FloatRange(0.01), help="Memory of running answers."
 )
+@click.option("--cache-mib", default=64, show_default=True, type=click.IntRange(0), help="Of answers kept; 0: none.")
+@click.option("--redis", metavar="URL", envvar="DANLU_REDIS", help="Keeps answers for several gateways.")
 @click.option("--drain-seconds", default=30.0, show_default=True, type=click.FloatRange(0), help="For running answers.")
 @json_option
 def serve(
@@ -57,6 +59,8 @@ def serve(
         max_adapters=chosen["max_adapters"],
         drain_seconds=chosen["drain_seconds"],
         max_new_tokens=chosen["max_new_tokens"],
+        cache_bytes=chosen["cache_mib"] << 20,
+        redis=chosen["redis"],
     )
     result = run_serve(runs, url, base, (host, port), routes, chosen["dtype"], limits, keeping)
     finish(result, as_json, f"{result['answers']} answers in {result['seconds']:.0f} s")

@@ -11,7 +11,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,10 +31,12 @@ class ChosenSteps:
     Attributes:
         feed: the other.
         numbers: which of its steps, from 0.
+        forget: called before a step that was taken already, which would otherwise find some of it computed.
     """
 
     feed: Any
     numbers: Sequence[int]
+    forget: Callable[[], None] = lambda: None
 
     @property
     def rank(self) -> int:
@@ -57,6 +59,8 @@ class ChosenSteps:
 
     def documents(self, step: int) -> list[Any]:
         """The documents of the chosen step at this place."""
+        if self.numbers[step] in self.numbers[:step]:
+            self.forget()
         documents: list[Any] = self.feed.documents(self.numbers[step])
         return documents
 
@@ -112,7 +116,10 @@ def run_steps(path: str, overrides: Sequence[str], every: bool) -> dict[str, Any
     found = _workload(session)
     two, rest = found.two_steps(), list(range(session.feed.num_steps)) if every else []
     whole_feed: Any = session.feed
-    session.feed = ChosenSteps(whole_feed, [*two, *rest])  # type: ignore[assignment]
+    chosen = ChosenSteps(whole_feed, [*two, *rest])
+    if session.frozen is not None:
+        chosen.forget = session.frozen.forget
+    session.feed = chosen  # type: ignore[assignment]
     begun, before, probed = time.perf_counter() - begun, time.process_time(), 0
     for step in session.steps():
         seconds.append(step.seconds)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 import time
 
+from danlu.engines.batching import Ask
 from danlu.engines.interface import Answer
 from danlu.errors import DanluError
+from danlu.serving.answer_cache import AnswerCache
 from danlu.serving.metrics import Metrics
 from danlu.serving.routing import Routes
 from danlu.serving.shelf import Lease, Shelf
-from danlu.serving.streams import Answers, Stream
+from danlu.serving.streams import Answers, Kept, Stream
 from danlu.tracking.progress import say
 
 
@@ -27,9 +29,18 @@ class Desk:
         shelf: of adapters.
         routes: of virtual models.
         max_new_tokens: of an answer, where a request does not say.
+        cache: of answers; None: every answer is made.
     """
 
-    def __init__(self, engine: Answers, shelf: Shelf, routes: Routes, max_new_tokens: int = 1024) -> None:
+    def __init__(
+        self,
+        engine: Answers,
+        shelf: Shelf,
+        routes: Routes,
+        max_new_tokens: int = 1024,
+        cache: AnswerCache | None = None,
+    ) -> None:
+        self.cache = cache
         self.engine, self.shelf, self.routes, self.max_new_tokens = engine, shelf, routes, max_new_tokens
         self.metrics = Metrics(self._gauges, engine.figures)
         self.draining = False
@@ -69,10 +80,32 @@ class Visit:
     def __init__(self, desk: Desk | None) -> None:
         self.desk = desk
         self.lease: Lease | None = None
-        self.stream: Stream | None = None
+        self.stream: Stream | Kept | None = None
+        self.key: str | None = None
         self._done = False
         if desk is not None:
             desk.visits += 1
+
+    async def begin(self, ask: Ask, seeded: bool) -> None:
+        """Begins the answer: by the engine, or with what was kept of an earlier one.
+
+        Args:
+            ask: the question.
+            seeded: whether who asks gave the seed.
+        """
+        assert self.desk is not None
+        assert self.lease is not None
+        cache = self.desk.cache
+        self.key = cache.key(self.lease, ask, seeded) if cache is not None else None
+        kept = await cache.get(self.key) if cache is not None and self.key is not None else None
+        if self.key is not None:
+            self.desk.metrics.cache.labels("miss" if kept is None else "hit").inc()
+        self.stream = Stream(self.desk.engine, ask) if kept is None else Kept(ask, kept)
+
+    @property
+    def was_kept(self) -> bool:
+        """Whether the answer was made before."""
+        return isinstance(self.stream, Kept)
 
     def note(self, answer: Answer) -> None:
         """The answer came to its end."""
@@ -87,6 +120,8 @@ class Visit:
             metrics.tokens.labels(label, kind).inc(count)
         metrics.first_token.observe(self.stream.first or 0.0)
         metrics.seconds.observe(time.perf_counter() - self.stream.began)
+        if self.desk.cache is not None and self.key is not None and not self.was_kept:
+            self.desk.cache.put(self.key, answer)
 
     def close(self) -> None:
         """The request has ended, whatever came of it."""

@@ -22,7 +22,7 @@ from danlu.serving.page import add_playground
 from danlu.serving.protocol import ChatQuestion, Completion, Health, Model, Models, Question, TextQuestion
 from danlu.serving.refusals import REFUSALS, Refusal, add_handlers, json_response, refusal_of
 from danlu.serving.shapes import ChatShape, Shape, TextShape, event, usage_of
-from danlu.serving.streams import Stream, unless_gone
+from danlu.serving.streams import Kept, Stream, unless_gone
 
 _LONG_TEXT = 20_000  # characters; tokenizing more would hold up the other requests
 _ANSWER: dict[int | str, Any] = {
@@ -110,8 +110,9 @@ async def _answer(
         visit.lease = await _leased(desk, name)
         ask = await _ask(desk, question, messages, visit)
         shape = shape_of(visit.lease, desk.engine.tokenizer)
-        visit.stream = Stream(desk.engine, ask)
-        headers = {"x-danlu-version": visit.lease.label}
+        await visit.begin(ask, question.seed is not None)
+        assert visit.stream is not None
+        headers = {"x-danlu-version": visit.lease.label, "x-danlu-cache": "hit" if visit.was_kept else "miss"}
         asked = question.num_likeliest is not None
         if not question.stream:
             made = await unless_gone(request.receive, _whole(visit.stream))
@@ -167,7 +168,7 @@ async def _events(visit: Visit, first: Piece, shape: Shape, asked: bool, with_us
     yield "data: [DONE]\n\n"
 
 
-async def _whole(stream: Stream) -> tuple[Answer, list[Token]]:
+async def _whole(stream: Stream | Kept) -> tuple[Answer, list[Token]]:
     tokens: list[Token] = []
     async for piece in stream.pieces():
         tokens += piece.tokens

@@ -27,6 +27,7 @@ class Metrics:
         self.answers = Counter("danlu_answers", "Answers by version and how they ended", ["version", "finish"], **make)
         self.tokens = Counter("danlu_tokens", "Tokens by version: prompt, reused, answer", ["version", "kind"], **make)
         self.swaps = Counter("danlu_swaps", "Names that went over to another version, or did not", ["outcome"], **make)
+        self.cache = Counter("danlu_cache", "Answers: kept (hit), made (miss), Redis away (away)", ["outcome"], **make)
         self.first_token = Histogram("danlu_first_token_seconds", "Until the first token", buckets=_SECONDS, **make)
         self.seconds = Histogram("danlu_answer_seconds", "Until the last token", buckets=_SECONDS, **make)
         self._registry.register(self)

@@ -16,6 +16,7 @@ import uvicorn
 from danlu.engines.batching import Limits
 from danlu.errors import Fault, InputError, Stopped
 from danlu.registry import Registry
+from danlu.serving.answer_cache import AnswerCache, LocalAnswers, RedisAnswers
 from danlu.serving.catalogue import Catalogue, RunFolders, run_folders
 from danlu.serving.desk import Desk
 from danlu.serving.gateway import make_app
@@ -103,9 +104,10 @@ def run_serve(
     keeping = keeping or Keeping()
     read = read_routes(Path(routes)) if routes else Routes()
     catalogue = _catalogue(runs, registry, base)
+    shared = RedisAnswers(keeping.redis) if keeping.redis else None
     with listening_socket(*address) as taken:
         served = open_base(base or _first_run(catalogue), dtype, limits or Limits())
-        desk = make_desk(served, catalogue, read, keeping)
+        desk = make_desk(served, catalogue, read, keeping, shared)
         stop = threading.Event()
         watcher = threading.Thread(target=desk.watch, args=(keeping.poll_seconds, stop), daemon=True)
         host, port = taken.getsockname()[:2]
@@ -139,6 +141,8 @@ class Keeping:
         poll_seconds: between two looks into the registry.
         drain_seconds: for running answers, once it is told to stop.
         max_new_tokens: of an answer, where a request does not say.
+        cache_bytes: of answers that would be the same again; 0: none are kept.
+        redis: address of a Redis that keeps them for several gateways; None: there is none.
     """
 
     def __init__(
@@ -147,12 +151,17 @@ class Keeping:
         poll_seconds: float = 1.0,
         drain_seconds: float = 30.0,
         max_new_tokens: int = 1024,
+        cache_bytes: int = 64 << 20,
+        redis: str | None = None,
     ) -> None:
         self.max_adapters, self.poll_seconds = max_adapters, poll_seconds
         self.drain_seconds, self.max_new_tokens = drain_seconds, max_new_tokens
+        self.cache_bytes, self.redis = cache_bytes, redis
 
 
-def make_desk(served: ServedBase, catalogue: Catalogue, routes: Routes, keeping: Keeping) -> Desk:
+def make_desk(
+    served: ServedBase, catalogue: Catalogue, routes: Routes, keeping: Keeping, shared: RedisAnswers | None = None
+) -> Desk:
     """A gateway's desk; run folders are loaded and proven at once, a registry's adapters by `Desk.watch`.
 
     Raises:
@@ -166,7 +175,11 @@ def make_desk(served: ServedBase, catalogue: Catalogue, routes: Routes, keeping:
         keeping.max_adapters,
         lambda outcome: swaps[0].metrics.swaps.labels(outcome).inc(),
     )
-    desk = Desk(served.engine, shelf, routes, keeping.max_new_tokens)
+    local, computed = LocalAnswers(keeping.cache_bytes), f"{served.dtype} {served.quantization}"
+    cache = AnswerCache(computed, local, shared) if keeping.cache_bytes or shared else None
+    desk = Desk(served.engine, shelf, routes, keeping.max_new_tokens, cache)
+    if shared is not None:
+        shared.on_fault = desk.metrics.cache.labels("away").inc
     swaps.append(desk)
     names = [served.name, *catalogue.state().names(), *routes.names]
     if twice := sorted({name for name in names if names.count(name) > 1}):

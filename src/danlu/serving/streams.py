@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from danlu.data.records import Message
 from danlu.engines.batching import Ask, Piece, Ticket
+from danlu.engines.interface import Answer
 
 
 class Answers(Protocol):
@@ -94,6 +95,31 @@ class Stream:
     def cancel(self) -> None:
         """Nobody listens any more."""
         self.ticket.cancel()
+
+
+class Kept:
+    """An answer that was made before, as a stream of one piece.
+
+    Args:
+        ask: the question.
+        answer: to it.
+    """
+
+    def __init__(self, ask: Ask, answer: Answer) -> None:
+        self.ask, self.began, self.first = ask, time.perf_counter(), 0.0
+        self.ticket = Ticket(ask, reused=len(ask.prompt))
+        self._piece = Piece(answer.text, (), answer)
+
+    async def next(self) -> Piece:
+        """The whole answer."""
+        return self._piece
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """The whole answer."""
+        yield self._piece
+
+    def cancel(self) -> None:
+        """There is nothing to end."""
 
 
 async def unless_gone(receive: Callable[[], Awaitable[Any]], work: Awaitable[Any]) -> Any:

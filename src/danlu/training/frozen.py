@@ -64,6 +64,10 @@ class FrozenLayers:
         """Evaluation mode."""
         self.model.eval()
 
+    def forget(self) -> None:
+        """Lets go of all that was computed; it is computed again when it is needed."""
+        self._kept.clear()
+
     def states(self, documents: Sequence[Document], packed: Pack, batch: Batch) -> torch.Tensor:
         """The states that enter layer k for a pack of these documents, and zeros where the batch is filled up.
 

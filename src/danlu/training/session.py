@@ -96,9 +96,8 @@ class Session:
         first_rows, first_documents = stream.first_rows(_NUM_FIRST_ROWS) if stream else ([], [])
         self._probe_rows: list[Messages] = prepared.probe_rows() or first_rows
         self.base_sha256 = shared.sha256(base) if shared else base_hash(base)
-        release_memory()  # while it is loaded: what each conversion frees would stay, in holes
+        release_memory()  # while it is loaded and proven: what each conversion frees would stay, in holes
         self.model = planned.load(self.dtype)
-        prepare_machine(processes.local_world_size)
         self.environment = describe_environment(self.dtype)
         self.held = prepared.store(EVALUATION)
         train_store = prepared.store(TRAIN)
@@ -106,7 +105,7 @@ class Session:
         # Chunks of logits read the head's weights outside of the model's forward pass, where shards are not gathered.
         self.engine = replace(engine, objective=engine.plain) if self._shards else engine
         self._dropout_off = planned.dropout.put_in(self.model)
-        release_memory()  # of the proof, which computed by the model's own code
+        release_memory()
         prepare_machine(processes.local_world_size)
         self.memory = plan_memory(
             self.model,
