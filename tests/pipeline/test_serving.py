@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
+import os
 import re
 import signal
 import socket
 import subprocess
+import sys
 import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import openai
 import pytest
+from redis_server import PROGRAM, Redis
 from served import SERVE, Served
 from served_runs import QUESTIONS, broken_run, expected_answers, write_run
 
+from danlu.errors import RegistryError
 from danlu.registry import Registry
 
 
@@ -157,6 +166,69 @@ def assert_ctrl_c_cuts_off_in_time(served: Served) -> None:
     assert status == 130
     assert result["error"] == "Stopped"
     assert "cut off after 0.5 s" in "".join(served.said)
+
+
+@pytest.mark.skipif(
+    PROGRAM is None and not os.environ.get("DANLU_REQUIRE_PROGRAMS"), reason="redis-server is not installed"
+)
+def test_under_swaps_removals_and_a_redis_that_is_killed_no_request_fails_or_is_answered_wrongly(
+    runs: list[Path], answers: dict[tuple[str, str], str], tmp_path: Path
+) -> None:
+    """Sixteen clients; `make soak` asks 2,000 times. Each answer is held against that of the version that it names."""
+    asked = int(os.environ.get("DANLU_SOAK_REQUESTS", "200"))
+    registry, redis = Registry.open(str(tmp_path / "registry")), Redis(tmp_path)
+    by_version = {str(registry.add(run, "helper")["reference"]): run.name for run in runs} | {
+        "tiny_base0": "tiny_base0"
+    }
+    registry.promote("helper@1", "production")
+    served = Served("--registry", registry.url, "--redis", redis.url, "--max-adapters", "2", "--cache-mib", "0")
+    served.until(lambda: served.ready()["status"] == "ok")
+    wrong: list[Any] = []
+    seen: Counter[str] = Counter()
+
+    def client(number: int) -> None:
+        question, model = QUESTIONS[number % len(QUESTIONS)], "helper" if number % 5 else "tiny_base0"
+        time.sleep(0.5)
+        answer = served.ask(model, question, logprobs=number % 2 == 0)  # with probabilities, it is made each time
+        seen[answer.model] += 1
+        if answer.choices[0].message.content != answers[by_version[answer.model], question]:
+            wrong.append((answer.model, question))
+
+    def unrest(number: int) -> None:
+        if number % 7 == 3:
+            redis.kill()
+        elif number % 7 == 5:
+            redis.start()
+        present = [str(version) for version in registry.state().versions("helper")]
+        production = f"helper@{registry.state().aliases('helper')['production']}"
+        spare = next(one for one in present if one != production)
+        if number % 3 == 0:
+            registry.promote(spare, "production")
+        elif number % 3 == 1:
+            with contextlib.suppress(RegistryError):  # what it would go back to may be gone
+                registry.rollback("helper", "production")
+        else:
+            registry.remove(spare)
+            run = next(run for run in runs if run.name == by_version[spare])
+            by_version[str(registry.add(run, "helper")["reference"])] = run.name
+
+    with ThreadPoolExecutor(16) as pool:
+        clients = [pool.submit(client, number) for number in range(asked)]
+        for number in itertools.count():
+            unrest(number)
+            time.sleep(0.3)
+            if all(one.done() for one in clients):
+                break
+        for one in clients:
+            one.result()  # a request that failed raises here
+    assert not wrong
+    assert seen.total() == asked
+    assert len(seen) > 2, "some other version answered meanwhile"
+    metrics = httpx.get(f"{served.url}/metrics").text
+    counted = [line for line in metrics.splitlines() if line.startswith(("danlu_cache_total", "danlu_swaps_total"))]
+    sys.stdout.write("\n".join([f"{asked} requests, {number + 1} acts", str(dict(seen)), *counted, ""]))
+    served.close()
+    redis.kill()
 
 
 def test_the_first_signal_lets_running_answers_end_and_refuses_new_ones(server: Served) -> None:
