@@ -13,15 +13,18 @@ test: $(READY)
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 # What takes long: 50 kills of a run at random moments, each resumed to the end; two writers at one registry, on a folder
-# and on S3, 500 operations each; 2,000 requests while versions and Redis come and go. The logs stay in soak/.
+# and on S3, 500 operations each; 2,000 requests while versions and Redis come and go; 5,000 to a whole deployment. The logs
+# stay in soak/.
 KILLS ?= 50
 OPERATIONS ?= 500
 REQUESTS ?= 2000
+DEPLOYMENT ?= 5000
 soak: $(READY)
 	DANLU_SOAK_KILLS=$(KILLS) DANLU_SOAK_LOG=soak/kills.jsonl $(BIN)/python -m pytest -s tests/pipeline/test_kills.py -k after_each_kill
 	DANLU_SOAK_REGISTRY=$(OPERATIONS) DANLU_SOAK_LOG=soak/registry.jsonl $(BIN)/python -m pytest \
 	  tests/unit/registry/test_writers.py tests/system/test_registry_on_s3.py -k two_writers
 	DANLU_SOAK_REQUESTS=$(REQUESTS) $(BIN)/python -m pytest -s tests/pipeline/test_serving.py -k under_swaps
+	DANLU_SOAK_DEPLOYMENT=$(DEPLOYMENT) $(BIN)/python -m pytest -s tests/system/test_deployment.py -k while_adapters_move
 
 # DeepSpeed is built against the torch that is there. Without it, Ray, a tracker or SeaweedFS (an S3 server), the tests that
 # need them are skipped.

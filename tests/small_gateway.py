@@ -16,9 +16,11 @@ from danlu.serving.answer_cache import AnswerCache
 from danlu.serving.catalogue import RunEdition, RunFolders
 from danlu.serving.desk import Desk
 from danlu.serving.gateway import make_app
+from danlu.serving.patience import patient_protocol
 from danlu.serving.routing import Route, Routes, Rule
 from danlu.serving.serve import listening_socket
 from danlu.serving.shelf import Shelf
+from danlu.serving.surroundings import Surroundings
 
 
 class NothingToLoad:
@@ -32,7 +34,14 @@ class NothingToLoad:
 class Gateway:
     """One that runs in a thread."""
 
-    def __init__(self, tokenizer: Any, max_body_bytes: int = 100_000, cache: AnswerCache | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        max_body_bytes: int = 100_000,
+        cache: AnswerCache | None = None,
+        around: Surroundings | None = None,
+        head_seconds: float = 10.0,
+    ) -> None:
         runs = {name: RunEdition(Path(name), name, f"hash-of-{name}") for name in ("law", "support")}
         catalogue = RunFolders(runs)
         self.engine = InstantEngine(tokenizer)
@@ -40,10 +49,12 @@ class Gateway:
         self.shelf.refresh()
         rule = Rule(model="law", keywords=("contract",))
         routes = Routes([Route(name="assistant", rules=(rule,), default="support")])
-        self.desk = Desk(self.engine, self.shelf, routes, cache=cache)
+        self.around = around or Surroundings()
+        self.desk = Desk(self.engine, self.shelf, routes, cache=cache, around=self.around)
         taken = listening_socket("127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{taken.getsockname()[1]}"
-        config = uvicorn.Config(make_app(self.desk, max_body_bytes), log_level="warning")
+        app = make_app(self.desk, max_body_bytes)
+        config = uvicorn.Config(app, http=patient_protocol(head_seconds), log_level="warning")
         self.server = uvicorn.Server(config)
         self.thread = threading.Thread(target=self.server.run, kwargs={"sockets": [taken]})
         self.thread.start()
@@ -57,6 +68,7 @@ class Gateway:
         self.client.close()
         self.server.should_exit = True
         self.thread.join()
+        self.around.close()
 
     def settled(self) -> bool:
         """Whether all requests have ended, within a while."""

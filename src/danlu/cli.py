@@ -13,6 +13,10 @@ from typing import Any
 import click
 
 from danlu import __version__
+from danlu.commands.audit import audit
+from danlu.commands.deploy import deploy
+from danlu.commands.feedback import feedback
+from danlu.commands.keys import keys
 from danlu.commands.output import finish as _finish
 from danlu.commands.output import json_line as _json
 from danlu.commands.output import json_option as _json_option
@@ -383,39 +387,8 @@ def chat(run: str, max_new_tokens: int, temperature: float, seed: int, as_json: 
     _finish(result, as_json, "")
 
 
-cli.add_command(registry)
-cli.add_command(serve)
-
-
-@cli.group(no_args_is_help=False)
-def audit() -> None:
-    """Who did what with which data: show the log, or prove that nothing in it was changed."""
-
-
-@audit.command("show")
-@click.option("--last", default=20, show_default=True, type=click.IntRange(1), help="So many entries.")
-@_json_option
-def audit_show(last: int, as_json: bool) -> None:
-    """Print the newest entries of the audit log."""
-    from danlu.audit import audit_path, entry_line, read_audit
-
-    found = read_audit(audit_path())
-    shown = found.entries[-last:]
-    lines = [*map(entry_line, shown), *found.notes] or [f"{audit_path()}: no entries"]
-    result = {"path": str(audit_path()), "entries": shown, "notes": found.notes}
-    _finish(result, as_json, "" if as_json else "\n".join(lines))
-
-
-@audit.command("verify")
-@click.option("--head", help="A hash that was printed before: an entry must have it.")
-@_json_option
-def audit_verify(head: str | None, as_json: bool) -> None:
-    """Find any entry of the audit log that was changed, removed or moved; exit status 1 if there is one."""
-    from danlu.audit import verify
-
-    result = verify(head)
-    lines = [f"{result['path']}: {result['entries']} entries, none changed, removed or moved", *result["notes"]]
-    _finish(result, as_json, "\n".join([*lines, f"  head    {result['head']}"]))
+for _command in (registry, serve, deploy, keys, feedback, audit):
+    cli.add_command(_command)
 
 
 def _fail(error: DanluError, as_json: bool) -> int:

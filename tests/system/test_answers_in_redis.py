@@ -18,6 +18,7 @@ from redis_server import PROGRAM, Redis
 from small_gateway import Gateway
 
 from danlu.serving.answer_cache import AnswerCache, LocalAnswers, RedisAnswers
+from danlu.serving.redis_link import RedisLink
 
 pytestmark = pytest.mark.skipif(
     PROGRAM is None and not os.environ.get("DANLU_REQUIRE_PROGRAMS"), reason="redis-server is not installed"
@@ -36,7 +37,7 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 def gateways(redis: Redis, tokenizer: Any) -> Iterator[list[Gateway]]:
     """Two that keep nothing themselves."""
     made = [
-        Gateway(tokenizer, cache=AnswerCache("float32", LocalAnswers(NO_MEMORY_OF_ITS_OWN), RedisAnswers(redis.url)))
+        Gateway(tokenizer, cache=AnswerCache("float32", LocalAnswers(NO_MEMORY_OF_ITS_OWN), RedisAnswers(RedisLink(redis.url))))
         for _ in range(2)
     ]
     yield made
@@ -94,7 +95,7 @@ def test_a_redis_that_says_nothing_holds_up_few_requests_and_none_for_long(token
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        shared = RedisAnswers(f"redis://127.0.0.1:{silent.getsockname()[1]}/0")
+        shared = RedisAnswers(RedisLink(f"redis://127.0.0.1:{silent.getsockname()[1]}/0"))
         gateway = Gateway(tokenizer, cache=AnswerCache("float32", LocalAnswers(NO_MEMORY_OF_ITS_OWN), shared))
         try:
             begun = time.perf_counter()
@@ -107,7 +108,7 @@ def test_a_redis_that_says_nothing_holds_up_few_requests_and_none_for_long(token
 
 @pytest.mark.parametrize("value", [b"", b"[1, 2]", b"\xff", b'["another key", [1], "I am another.", "stop"]', b"null"])
 def test_what_is_no_answer_is_not_taken_for_one(redis: Redis, tokenizer: Any, value: bytes) -> None:
-    shared = RedisAnswers(redis.url)
+    shared = RedisAnswers(RedisLink(redis.url))
     cache = AnswerCache("float32", LocalAnswers(NO_MEMORY_OF_ITS_OWN), shared)
 
     async def put_and_get() -> Any:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from danlu.audit import append, read_audit, verify
+from danlu.audit import append, append_all, read_audit, rotate, verify
 from danlu.errors import GateError
 
 
@@ -186,3 +186,57 @@ def test_the_commands_show_and_verify(log: Path) -> None:
     assert result["faults"][0]["where"] == f"{log}:2"
     assert "Traceback" not in bad.stderr
     assert read_audit(log).entries[1]["thing"] == "thing 7"
+
+
+def test_a_file_that_is_put_aside_stays_in_the_chain(log: Path) -> None:
+    aside = rotate()
+    assert aside == log.with_name("audit-000000000001.jsonl")
+    assert not log.exists()
+    append("tried", {"thing": "in a new file"})
+    assert rotate() == log.with_name("audit-000000000006.jsonl")
+    assert rotate() is None
+    append_all([("tried", {"thing": f"one of three: {number}"}) for number in range(3)])
+    assert verify()["entries"] == 9
+    assert [json.loads(line)["number"] for line in lines_of(log)] == [7, 8, 9]
+    lines = aside.read_text().splitlines(keepends=True)
+    aside.write_text("".join(lines[:2] + lines[3:]))
+    assert f"1 removed before it\n  where: {aside}:3\n" in faults(log)
+
+
+def test_a_whole_file_that_is_taken_away_is_missed(log: Path) -> None:
+    aside = rotate()
+    append("tried", {"thing": "in a new file"})
+    assert aside is not None
+    aside.unlink()
+    assert "entry 6 does not follow entry 0: 5 removed before it\n  where: LOG:1" in faults(log)
+
+
+def test_a_large_file_is_put_aside_by_itself(log: Path) -> None:
+    append_all([("tried", {"thing": "large"})], large_bytes=log.stat().st_size)
+    assert len(list(log.parent.glob("audit-*.jsonl"))) == 1
+    assert verify()["entries"] == 6
+
+
+def test_a_log_that_is_taken_away_under_a_writer_is_missed_though_it_goes_on(log: Path) -> None:
+    log.unlink()
+    append("tried", {"thing": "later"})
+    append("tried", {"thing": "and later"})
+    found = faults(log)
+    assert "entry 6 does not follow entry 0: 5 removed before it\n  where: LOG:1" in found
+
+
+def test_lines_that_are_taken_away_under_a_writer_are_missed_though_it_goes_on(log: Path) -> None:
+    log.write_text("".join(lines_of(log)[:3]))
+    append("tried", {"thing": "later"})
+    assert "entry 6 does not follow entry 3: 2 removed before it\n  where: LOG:4" in faults(log)
+
+
+def test_a_last_line_that_is_replaced_under_a_writer_is_seen_though_it_goes_on(log: Path) -> None:
+    lines = lines_of(log)
+    entry = json.loads(lines[4])
+    del entry["hash"]
+    entry["thing"] = "another"
+    entry["hash"] = hashlib.sha256(json.dumps(entry, ensure_ascii=False).encode()).hexdigest()
+    log.write_text("".join(lines[:4]) + json.dumps(entry, ensure_ascii=False) + "\n")
+    append("tried", {"thing": "later"})
+    assert "entry 6 does not follow entry 5: the one before it was changed or replaced\n  where: LOG:6" in faults(log)

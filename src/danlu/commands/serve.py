@@ -32,6 +32,12 @@ _WHERE_NOT_SAID = "Longest answer, where a request does not say."
 )
 @click.option("--cache-mib", default=64, show_default=True, type=click.IntRange(0), help="Of answers kept; 0: none.")
 @click.option("--redis", metavar="URL", envvar="DANLU_REDIS", help="Keeps answers for several gateways.")
+@click.option("--keys", is_flag=False, flag_value="", metavar="[FILE]", help="Ask for a key; see `danlu keys`.")
+@click.option("--open", is_flag=True, help="Ask for no key even where others reach this server.")
+@click.option("--audit/--no-audit", default=None, help="Tell each request to the audit log; default with --keys.")
+@click.option("--audit-text", is_flag=True, help="With what was asked and said.")
+@click.option("--feedback", metavar="STORE", help="File, or postgresql://...; default DANLU_HOME/feedback.jsonl.")
+@click.option("--name", metavar="NAME", help="Of this gateway, in the audit log and on the dashboard.")
 @click.option("--drain-seconds", default=30.0, show_default=True, type=click.FloatRange(0), help="For running answers.")
 @json_option
 def serve(
@@ -48,6 +54,7 @@ def serve(
     _require_libraries()
     from danlu.engines.batching import Limits
     from danlu.serving.serve import Keeping, run_serve
+    from danlu.serving.surroundings import Access
 
     limits = Limits(
         max_context=chosen["max_context"],
@@ -61,6 +68,7 @@ def serve(
         max_new_tokens=chosen["max_new_tokens"],
         cache_bytes=chosen["cache_mib"] << 20,
         redis=chosen["redis"],
+        access=Access(**{name: chosen[name] for name in Access.__dataclass_fields__}),
     )
     result = run_serve(runs, url, base, (host, port), routes, chosen["dtype"], limits, keeping)
     finish(result, as_json, f"{result['answers']} answers in {result['seconds']:.0f} s")

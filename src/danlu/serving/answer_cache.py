@@ -1,7 +1,7 @@
 """Answers that would be the same again, kept: in this process, and in Redis for all gateways that share one.
 
 A key is made of all that an answer depends on, the version's hash among it, so what is kept never gets old. Redis may
-come and go: without it this process' own answers are used, and few requests wait for it, a quarter of a second at most.
+come and go: without it this process' own answers are used.
 """
 
 from __future__ import annotations
@@ -10,20 +10,16 @@ import asyncio
 import hashlib
 import json
 import threading
-import time
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
 
 from danlu.engines.batching import Ask
 from danlu.engines.interface import Answer
-from danlu.errors import Fault, InputError, ResourceError
+from danlu.serving.redis_link import RedisLink
 from danlu.serving.shelf import Lease
 
 _KEY_ABOUT = "danlu:answer:1:"
 _KEPT_SECONDS = 7 * 24 * 3600
-_PATIENCE_SECONDS, _AWAY_SECONDS = 0.25, 2.0
 
 
 class LocalAnswers:
@@ -62,48 +58,20 @@ class RedisAnswers:
     """Answers in Redis, as long as it is there.
 
     Args:
-        url: as `redis://HOST:PORT/0`, `rediss://` or `unix://`.
-
-    Attributes:
-        on_fault: is called each time it could not be asked.
-
-    Raises:
-        InputError: the URL is none of Redis.
-        ResourceError: the library is not installed.
+        link: to it.
     """
 
-    def __init__(self, url: str) -> None:
-        try:
-            import redis.asyncio as redis
-        except ImportError as error:
-            raise ResourceError(Fault("redis is not installed", hint="pip install 'danlu[serve]'")) from error
-        options: Any = {"socket_timeout": _PATIENCE_SECONDS, "socket_connect_timeout": _PATIENCE_SECONDS}
-        try:
-            self._redis: Any = redis.Redis.from_url(url, **options)
-        except ValueError as error:
-            allowed = "redis://HOST:PORT/0, rediss://, unix://"
-            raise InputError(Fault(f"this is no address of Redis: {error}", "--redis", allowed)) from error
-        self._faults, self._away_until = redis.RedisError, 0.0
-        self.on_fault: Callable[[], None] = lambda: None
+    def __init__(self, link: RedisLink) -> None:
+        self._link = link
 
     async def get(self, key: str) -> bytes | None:
         """What was put there; None if it is not, or if Redis is away."""
-        found: bytes | None = await self._try(lambda: self._redis.get(key))
+        found: bytes | None = await self._link.ask(lambda redis: redis.get(key))
         return found
 
     async def put(self, key: str, value: bytes) -> None:
         """Keeps it for a week, or less if Redis needs the room."""
-        await self._try(lambda: self._redis.set(key, value, ex=_KEPT_SECONDS))
-
-    async def _try(self, call: Callable[[], Any]) -> Any:
-        if time.monotonic() < self._away_until:
-            return None
-        try:
-            return await asyncio.wait_for(call(), _PATIENCE_SECONDS)
-        except (self._faults, OSError, asyncio.TimeoutError):
-            self._away_until = time.monotonic() + _AWAY_SECONDS
-            self.on_fault()
-            return None
+        await self._link.ask(lambda redis: redis.set(key, value, ex=_KEPT_SECONDS))
 
 
 class AnswerCache:

@@ -4,15 +4,23 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 from danlu.engines.batching import Ask
 from danlu.engines.interface import Answer
 from danlu.errors import DanluError
+from danlu.serving.access.allowance import Taken
+from danlu.serving.access.guard import refuse_over
+from danlu.serving.access.journal import Account
 from danlu.serving.answer_cache import AnswerCache
+from danlu.serving.feedback.recent import Exchange
 from danlu.serving.metrics import Metrics
+from danlu.serving.neighbours import Neighbours
+from danlu.serving.refusals import Refusal
 from danlu.serving.routing import Routes
 from danlu.serving.shelf import Lease, Shelf
 from danlu.serving.streams import Answers, Kept, Stream
+from danlu.serving.surroundings import Surroundings
 from danlu.tracking.progress import say
 
 
@@ -30,6 +38,7 @@ class Desk:
         routes: of virtual models.
         max_new_tokens: of an answer, where a request does not say.
         cache: of answers; None: every answer is made.
+        around: who may come in, and what is noted.
     """
 
     def __init__(
@@ -39,13 +48,21 @@ class Desk:
         routes: Routes,
         max_new_tokens: int = 1024,
         cache: AnswerCache | None = None,
+        around: Surroundings | None = None,
     ) -> None:
-        self.cache = cache
+        around = around or Surroundings()
+        self.cache, self.guard, self.feedback, self.name = cache, around.guard, around.feedback, around.name
         self.engine, self.shelf, self.routes, self.max_new_tokens = engine, shelf, routes, max_new_tokens
         self.metrics = Metrics(self._gauges, engine.figures)
+        self.neighbours = Neighbours(self.name, self.metrics.text, around.link)
         self.draining = False
         self.visits = 0
         self.began = int(time.time())
+
+    @property
+    def status(self) -> str:
+        """Whether requests should be sent here: `ok`, `loading` or `draining`."""
+        return "draining" if self.draining else "ok" if self.shelf.ready else "loading"
 
     def watch(self, every_seconds: float, stop: threading.Event) -> None:
         """Looks for other versions now and then, until it is told to stop."""
@@ -75,16 +92,54 @@ class Visit:
 
     Args:
         desk: None: nothing is held.
+        account: of the request.
+
+    Attributes:
+        exchange: what was asked, for feedback on its answer.
     """
 
-    def __init__(self, desk: Desk | None) -> None:
-        self.desk = desk
+    def __init__(self, desk: Desk | None, account: Account | None = None) -> None:
+        self.desk, self.account = desk, account or Account()
+        self.exchange: Exchange | None = None
+        self._reserved: tuple[Taken, int] | None = None
         self.lease: Lease | None = None
         self.stream: Stream | Kept | None = None
         self.key: str | None = None
         self._done = False
         if desk is not None:
             desk.visits += 1
+
+    @property
+    def owner(self) -> str:
+        """Id of the key that asks."""
+        return self.account.key.id if self.account.key else ""
+
+    def require_allowed(self, *names: str) -> None:
+        """Requires that the key may ask a model by one of these names.
+
+        Raises:
+            Refusal: it may not.
+        """
+        key = self.account.key
+        if key is not None and not any(map(key.may_ask, names)):
+            raise Refusal(403, f"this key may not ask {names[0][:100]!r}; it may ask {', '.join(key.models)}", "model")
+
+    async def reserve(self, ask: Ask) -> None:
+        """Takes what the answer may need at most of the key's tokens.
+
+        Raises:
+            Refusal: so many are not left.
+        """
+        assert self.desk is not None
+        assert self.lease is not None
+        self.account.about |= {"model": self.lease.label, "version": self.lease.hash[:16]}
+        if (key := self.account.key) is None:
+            return
+        most = len(ask.prompt) + ask.sampling.max_new_tokens
+        taken = await self.desk.guard.allowance.take_tokens(key, most)
+        if taken is not None:
+            refuse_over(taken, f"{key.tokens_per_day} tokens a day, and up to {most} were asked for")
+            self._reserved = (taken, most)
 
     async def begin(self, ask: Ask, seeded: bool) -> None:
         """Begins the answer: by the engine, or with what was kept of an earlier one.
@@ -122,6 +177,21 @@ class Visit:
         metrics.seconds.observe(time.perf_counter() - self.stream.began)
         if self.desk.cache is not None and self.key is not None and not self.was_kept:
             self.desk.cache.put(self.key, answer)
+        self._settle(len(ticket.ask.prompt) + len(answer.ids))
+        self.account.about |= {
+            "finish": answer.finish,
+            "prompt_tokens": len(ticket.ask.prompt),
+            "answer_tokens": len(answer.ids),
+            "cached": self.was_kept,
+        }
+        if self.exchange is not None:
+            self.account.about["answer"] = self.exchange.id
+            journal = self.desk.guard.journal
+            if journal is not None and journal.with_texts:
+                self.account.about |= {"messages": list(self.exchange.messages), "said": answer.text}
+            if self.desk.feedback is not None:
+                self.desk.feedback.remember(replace(self.exchange, said=answer.text))
+        self.account.complete = True
 
     def close(self) -> None:
         """The request has ended, whatever came of it."""
@@ -130,7 +200,16 @@ class Visit:
         if self.stream is not None and not self._done:
             self.stream.cancel()
             self.desk.metrics.answers.labels(self.lease.label if self.lease else "", "abandoned").inc()
+            self.account.about["finish"] = "abandoned"
+        self._settle(len(self.stream.ask.prompt) + self.stream.num_tokens if self.stream is not None else 0)
         if self.lease is not None:
             self.desk.shelf.give_back(self.lease)
         self.desk.visits -= 1
         self.desk = None
+
+    def _settle(self, used: int) -> None:
+        """Gives back, once, what was taken of the key's tokens and not used."""
+        if self._reserved is not None and self.desk is not None and self.account.key is not None:
+            taken, most = self._reserved
+            self.desk.guard.allowance.give_tokens_back(self.account.key, taken, most - used)
+        self._reserved = None

@@ -16,11 +16,15 @@ from danlu.engines.batching import Ask, Piece
 from danlu.engines.drawing import Token
 from danlu.engines.interface import Answer, Sampling
 from danlu.errors import DanluError, InputError
+from danlu.serving.access.guard import account_of
+from danlu.serving.administration import add_administration
 from danlu.serving.desk import Desk, Visit
+from danlu.serving.feedback.recent import Exchange
+from danlu.serving.feedback.route import add_feedback
 from danlu.serving.intake import Intake
-from danlu.serving.page import add_playground
+from danlu.serving.page import add_pages
 from danlu.serving.protocol import ChatQuestion, Completion, Health, Model, Models, Question, TextQuestion
-from danlu.serving.refusals import REFUSALS, Refusal, add_handlers, json_response, refusal_of
+from danlu.serving.refusals import BARRED, REFUSALS, Refusal, add_handlers, json_response, no_model, refusal_of
 from danlu.serving.shapes import ChatShape, Shape, TextShape, event, usage_of
 from danlu.serving.streams import Kept, Stream, unless_gone
 
@@ -42,10 +46,12 @@ def make_app(desk: Desk, max_body_bytes: int = 4 << 20) -> Any:
     add_handlers(app)
     _add_answers(app, desk)
     _add_models(app, desk)
+    add_feedback(app, desk)
     _add_health(app, desk)
-    add_playground(app)
+    add_administration(app, desk)
+    add_pages(app)
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
-    return Intake(app, max_body_bytes, desk.metrics.requests)
+    return Intake(app, desk.guard, max_body_bytes, desk.metrics.requests)
 
 
 def _add_answers(app: FastAPI, desk: Desk) -> None:
@@ -66,16 +72,20 @@ def _add_models(app: FastAPI, desk: Desk) -> None:
     def known() -> dict[str, str]:
         return {**desk.shelf.served(), **dict.fromkeys(desk.routes.names, "by rules")}
 
-    @app.get("/v1/models", response_model=Models)
-    async def models() -> Response:
-        """What may stand in `model`."""
-        return json_response({"object": "list", "data": [described(*pair) for pair in known().items()]})
+    def allowed(request: Request) -> dict[str, str]:
+        key = account_of(request.scope).key
+        return {name: version for name, version in known().items() if key is None or key.may_ask(name)}
 
-    @app.get("/v1/models/{name:path}", response_model=Model, responses={404: REFUSALS[404]})
-    async def model(name: str) -> Response:
+    @app.get("/v1/models", response_model=Models, responses=BARRED)
+    async def models(request: Request) -> Response:
+        """What may stand in `model`."""
+        return json_response({"object": "list", "data": [described(*pair) for pair in allowed(request).items()]})
+
+    @app.get("/v1/models/{name:path}", response_model=Model, responses={**BARRED, 404: REFUSALS[404]})
+    async def model(name: str, request: Request) -> Response:
         """One of them."""
-        if name not in known():
-            raise _no_model(name)
+        if name not in allowed(request):
+            raise no_model(name)
         return json_response(described(name, known()[name]))
 
 
@@ -87,12 +97,13 @@ def _add_health(app: FastAPI, desk: Desk) -> None:
 
     @app.get("/readyz", response_model=Health, responses={503: {"model": Health}})
     async def readyz() -> Response:
-        """Whether requests should be sent here; and which adapters should be served and are not."""
-        status = "draining" if desk.draining else "ok" if desk.shelf.ready else "loading"
-        faults = {"status": status, "faults": desk.shelf.faults}
-        return json_response(faults, 200 if status == "ok" else 503)
+        """Whether requests should be sent here; and, where no keys are asked for, which adapters are not served."""
+        faults = desk.shelf.faults if desk.guard.keyring is None else []
+        return json_response({"status": desk.status, "faults": faults}, 200 if desk.status == "ok" else 503)
 
-    @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+    text = {200: {"content": {"text/plain": {}}}}
+
+    @app.get("/metrics", response_class=Response, responses={**text, **BARRED})
     async def metrics() -> Response:
         """For Prometheus."""
         return Response(desk.metrics.text(), media_type="text/plain; version=0.0.4")
@@ -104,12 +115,15 @@ async def _answer(
     """One answer, whole or streamed, by the version that the model's name means now."""
     if desk.draining:
         raise Refusal(503, "the server is about to stop; ask another one")
-    visit = Visit(desk)
+    visit = Visit(desk, account_of(request.scope))
     try:
         name = desk.routes.choose(question.model, request.headers, lambda: _last_question(messages))
+        visit.require_allowed(question.model, name)
         visit.lease = await _leased(desk, name)
         ask = await _ask(desk, question, messages, visit)
+        await visit.reserve(ask)
         shape = shape_of(visit.lease, desk.engine.tokenizer)
+        visit.exchange = Exchange(shape.id, visit.owner, visit.lease.label, visit.lease.hash, messages)
         await visit.begin(ask, question.seed is not None)
         assert visit.stream is not None
         headers = {"x-danlu-version": visit.lease.label, "x-danlu-cache": "hit" if visit.was_kept else "miss"}
@@ -185,7 +199,7 @@ async def _leased(desk: Desk, name: str) -> Any:
     except InputError as error:
         if not desk.shelf.ready:
             raise Refusal(503, "the adapters are being loaded") from error
-        raise _no_model(name) from error
+        raise no_model(name) from error
     except DanluError as error:
         raise Refusal(503, f"{name} can't be loaded: {error.faults[0].what}") from error
 
@@ -224,10 +238,6 @@ async def _ask(desk: Desk, question: Question, messages: Sequence[Message], visi
 
 def _last_question(messages: Sequence[Message]) -> str:
     return next((str(one["content"]) for one in reversed(messages) if one["role"] in ("user", "prompt")), "")
-
-
-def _no_model(name: str) -> Refusal:
-    return Refusal(404, f"there is no model {name[:100]!r}; see /v1/models", "model", "model_not_found")
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

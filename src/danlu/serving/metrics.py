@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
@@ -28,9 +28,11 @@ class Metrics:
         self.tokens = Counter("danlu_tokens", "Tokens by version: prompt, reused, answer", ["version", "kind"], **make)
         self.swaps = Counter("danlu_swaps", "Names that went over to another version, or did not", ["outcome"], **make)
         self.cache = Counter("danlu_cache", "Answers: kept (hit), made (miss), Redis away (away)", ["outcome"], **make)
+        self.feedback = Counter("danlu_feedback", "Feedback by version and rating", ["version", "rating"], **make)
         self.first_token = Histogram("danlu_first_token_seconds", "Until the first token", buckets=_SECONDS, **make)
         self.seconds = Histogram("danlu_answer_seconds", "Until the last token", buckets=_SECONDS, **make)
         self._registry.register(self)
+        ProcessCollector(registry=self._registry)
 
     def collect(self) -> Iterable[Any]:
         """The engine's and the shelf's own figures, when they are asked for."""

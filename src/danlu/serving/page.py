@@ -1,4 +1,4 @@
-"""The playground: three files that a browser fetches from the gateway, and nothing from anywhere else."""
+"""The pages: files that a browser fetches from the gateway, and nothing from anywhere else."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from starlette.responses import FileResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
-_FOLDER = Path(__file__).parent / "playground"
+_FOLDER = Path(__file__).parent
 _HEADERS = {
     "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; "
     "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
@@ -29,15 +29,22 @@ class _Files(StaticFiles):
         return response
 
 
-def add_playground(app: FastAPI) -> None:
-    """Serves the playground at `/playground`. It asks the API as any client does, with the key that its user enters."""
+def add_pages(app: FastAPI) -> None:
+    """Serves `/playground` and `/dashboard`. They ask the API as any client does, with the key that their user enters."""
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:
         return RedirectResponse("playground")
 
-    @app.get("/playground", include_in_schema=False)
-    async def playground() -> Response:
-        return FileResponse(_FOLDER / "index.html", headers=_HEADERS)
+    for name in ("playground", "dashboard"):
+        _add_page(app, name)
 
-    app.mount("/playground", _Files(directory=_FOLDER))
+
+def _add_page(app: FastAPI, name: str) -> None:
+    folder = _FOLDER / name
+
+    @app.get(f"/{name}", include_in_schema=False)
+    async def page() -> Response:
+        return FileResponse(folder / "index.html", headers=_HEADERS)
+
+    app.mount(f"/{name}", _Files(directory=folder))

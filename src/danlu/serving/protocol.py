@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator
 
 MAX_STOPS = 16
+_EXACT = 2**53 - 1  # larger numbers are rounded by many readers of JSON, the validators among them
 # In JSON 3.0 is a whole number too.
 _WHOLE_NUMBERS = ("max_tokens", "max_completion_tokens", "top_k", "seed", "n", "top_logprobs", "logprobs", "best_of")
 
@@ -70,7 +71,7 @@ class Question(_Asked):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=2**31, description="of the likeliest tokens; 0: all")] | None = None
-    seed: Annotated[int, Field(ge=-(2**63), le=2**63 - 1)] | None = None
+    seed: Annotated[int, Field(ge=-_EXACT, le=_EXACT)] | None = None
     stop: _Stop | Annotated[list[_Stop], Field(max_length=MAX_STOPS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -153,6 +154,57 @@ class TextQuestion(Question):
     def num_likeliest(self) -> int | None:
         """So many likeliest tokens with their probabilities; None: nothing of probabilities."""
         return self.logprobs
+
+
+_Tag = Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_whole)]
+
+
+class FeedbackGiven(_Asked):
+    """Body of `/v1/feedback`; one of rating, correction, comment and tags at least."""
+
+    answer: Annotated[str, Field(min_length=1, max_length=100, description="The answer's id.")]
+    rating: Literal["up", "down"] | None = None
+    correction: Annotated[str, Field(min_length=1, max_length=100_000), AfterValidator(_whole)] | None = None
+    comment: Annotated[str, Field(min_length=1, max_length=10_000), AfterValidator(_whole)] | None = None
+    tags: Annotated[list[_Tag], Field(max_length=20)] = []
+
+    def is_empty(self) -> bool:
+        """Whether nothing is said."""
+        return not (self.rating or self.correction or self.comment or self.tags)
+
+
+class FeedbackTaken(BaseModel):
+    """That it was kept; `masked` is the number of places where personal data stood."""
+
+    id: str
+    object: Literal["feedback"]
+    answer: str
+    masked: int
+
+
+class Promotion(_Asked):
+    """Body of `/admin/promote`."""
+
+    reference: Annotated[str, Field(min_length=1, max_length=256, description="NAME@VERSION")]
+    alias: Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class Rollback(_Asked):
+    """Body of `/admin/rollback`."""
+
+    name: Annotated[str, Field(min_length=1, max_length=256)]
+    alias: Annotated[str, Field(min_length=1, max_length=100)]
+
+
+class NewKey(_Asked):
+    """Body of `POST /admin/keys`."""
+
+    name: Annotated[str, Field(min_length=1, max_length=100), AfterValidator(_whole)]
+    roles: Annotated[list[Literal["use", "feedback", "operate", "admin"]], Field(min_length=1, max_length=4)]
+    models: Annotated[list[_Tag], Field(max_length=100)] = []
+    requests_per_minute: Annotated[int, Field(ge=1, le=2**31)] | None = None
+    tokens_per_day: Annotated[int, Field(ge=1, le=2**53 - 1)] | None = None
+    expires: Annotated[str, Field(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])$")] | None = None
 
 
 class ErrorContent(BaseModel):

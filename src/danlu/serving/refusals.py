@@ -16,10 +16,18 @@ from danlu.errors import DanluError, InputError
 from danlu.serving.protocol import ErrorBody
 from danlu.tracking.progress import say
 
-_TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    429: "rate_limit_error",
+    500: "server_error",
+    503: "server_error",
+}
 _CODES = {
+    403: "not_allowed",
     404: "not_found",
     405: "method_not_allowed",
+    408: "too_slow",
     413: "request_too_large",
     429: "queue_full",
     503: "not_ready",
@@ -29,13 +37,18 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     status: {"model": ErrorBody, "description": said}
     for status, said in {
         400: "the request is wrong",
+        401: "no key, or none that counts",
+        403: "the key may not do this",
         404: "no such model",
+        408: "the body came too slowly",
         413: "the body is too large",
-        429: "too many questions wait",
+        429: "too many questions wait, or the key's quota is used up",
         500: "the model failed",
         503: "not ready, or about to stop",
     }.items()
 }
+# Of every route that asks for a key.
+BARRED: dict[int | str, dict[str, Any]] = {status: REFUSALS[status] for status in (401, 403, 503)}
 
 
 class Refusal(Exception):  # noqa: N818 - what the client is told
@@ -46,11 +59,19 @@ class Refusal(Exception):  # noqa: N818 - what the client is told
         message: in a sentence.
         param: the field that is wrong.
         code: for programs; else by the status.
+        again_seconds: after which another try has a chance.
     """
 
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None) -> None:
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        param: str | None = None,
+        code: str | None = None,
+        again_seconds: int = 1,
+    ) -> None:
         super().__init__(message)
-        self.status, self.message, self.param = status, message, param
+        self.status, self.message, self.param, self.again_seconds = status, message, param, again_seconds
         self.code = code or _CODES.get(status, "invalid_request")
 
     def body(self) -> dict[str, Any]:
@@ -60,8 +81,15 @@ class Refusal(Exception):  # noqa: N818 - what the client is told
 
     def response(self) -> Response:
         """The whole answer."""
-        again = {"retry-after": "1"} if self.status in (429, 503) else None
-        return json_response(self.body(), self.status, again)
+        headers = {"retry-after": str(self.again_seconds)} if self.status in (429, 503) else {}
+        if self.status == 401:
+            headers["www-authenticate"] = "Bearer"
+        return json_response(self.body(), self.status, headers)
+
+
+def no_model(name: str) -> Refusal:
+    """There is none, or none that this key may ask."""
+    return Refusal(404, f"there is no model {name[:100]!r}; see /v1/models", "model", "model_not_found")
 
 
 def json_response(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,8 +22,10 @@ from danlu.serving.catalogue import Catalogue, RunFolders, run_folders
 from danlu.serving.desk import Desk
 from danlu.serving.gateway import make_app
 from danlu.serving.loading import AdapterLoader, ServedBase, open_base
+from danlu.serving.patience import patient_protocol
 from danlu.serving.routing import Routes, read_routes
 from danlu.serving.shelf import Shelf
+from danlu.serving.surroundings import Access, Surroundings, open_surroundings
 from danlu.tracking.progress import say
 from danlu.training.trained import TrainedRun, open_run
 
@@ -47,6 +50,7 @@ class _Server(uvicorn.Server):
         """Listens, and says so."""
         await super().startup(sockets)
         self._loop = asyncio.get_running_loop()
+        self._telling = asyncio.ensure_future(self._desk.neighbours.tell())
         say(self._ready)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -104,16 +108,16 @@ def run_serve(
     keeping = keeping or Keeping()
     read = read_routes(Path(routes)) if routes else Routes()
     catalogue = _catalogue(runs, registry, base)
-    shared = RedisAnswers(keeping.redis) if keeping.redis else None
-    with listening_socket(*address) as taken:
+    with listening_socket(*address) as taken, closing(_surroundings(keeping, taken)) as around:
         served = open_base(base or _first_run(catalogue), dtype, limits or Limits())
-        desk = make_desk(served, catalogue, read, keeping, shared)
+        desk = make_desk(served, catalogue, read, keeping, around)
         stop = threading.Event()
         watcher = threading.Thread(target=desk.watch, args=(keeping.poll_seconds, stop), daemon=True)
         host, port = taken.getsockname()[:2]
         url = f"http://{host}:{port}"
         config = uvicorn.Config(
             make_app(desk),
+            http=patient_protocol(),
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=1,
@@ -143,6 +147,7 @@ class Keeping:
         max_new_tokens: of an answer, where a request does not say.
         cache_bytes: of answers that would be the same again; 0: none are kept.
         redis: address of a Redis that keeps them for several gateways; None: there is none.
+        access: who may ask, and what is noted.
     """
 
     def __init__(
@@ -153,14 +158,16 @@ class Keeping:
         max_new_tokens: int = 1024,
         cache_bytes: int = 64 << 20,
         redis: str | None = None,
+        access: Access | None = None,
     ) -> None:
+        self.access = access or Access()
         self.max_adapters, self.poll_seconds = max_adapters, poll_seconds
         self.drain_seconds, self.max_new_tokens = drain_seconds, max_new_tokens
         self.cache_bytes, self.redis = cache_bytes, redis
 
 
 def make_desk(
-    served: ServedBase, catalogue: Catalogue, routes: Routes, keeping: Keeping, shared: RedisAnswers | None = None
+    served: ServedBase, catalogue: Catalogue, routes: Routes, keeping: Keeping, around: Surroundings | None = None
 ) -> Desk:
     """A gateway's desk; run folders are loaded and proven at once, a registry's adapters by `Desk.watch`.
 
@@ -176,10 +183,12 @@ def make_desk(
         lambda outcome: swaps[0].metrics.swaps.labels(outcome).inc(),
     )
     local, computed = LocalAnswers(keeping.cache_bytes), f"{served.dtype} {served.quantization}"
+    link = around.link if around is not None else None
+    shared = RedisAnswers(link) if link is not None else None
     cache = AnswerCache(computed, local, shared) if keeping.cache_bytes or shared else None
-    desk = Desk(served.engine, shelf, routes, keeping.max_new_tokens, cache)
-    if shared is not None:
-        shared.on_fault = desk.metrics.cache.labels("away").inc
+    desk = Desk(served.engine, shelf, routes, keeping.max_new_tokens, cache, around)
+    if link is not None:
+        link.on_fault = desk.metrics.cache.labels("away").inc
     swaps.append(desk)
     names = [served.name, *catalogue.state().names(), *routes.names]
     if twice := sorted({name for name in names if names.count(name) > 1}):
@@ -190,6 +199,10 @@ def make_desk(
             allowed = ", ".join(shelf.served())
             raise InputError(Fault(f"a route leads to {unknown[0]}, which is not served", "--routes", allowed))
     return desk
+
+
+def _surroundings(keeping: Keeping, taken: socket.socket) -> Surroundings:
+    return open_surroundings(keeping.access, taken.getsockname()[:2], keeping.redis)
 
 
 def _catalogue(runs: Sequence[str], registry: str | None, base: str | None) -> Catalogue:

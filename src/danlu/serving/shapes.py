@@ -31,10 +31,15 @@ class Shape(abc.ABC):
     number: str = field(default_factory=lambda: uuid.uuid4().hex)
     prefix, whole_object, part_object = "", "", ""
 
+    @property
+    def id(self) -> str:
+        """The answer's."""
+        return f"{self.prefix}-{self.number}"
+
     def envelope(self, kind: str, choices: list[dict[str, Any]]) -> dict[str, Any]:
         """What surrounds an answer or a piece of it."""
         return {
-            "id": f"{self.prefix}-{self.number}",
+            "id": self.id,
             "object": kind,
             "created": self.created,
             "model": self.lease.label,

@@ -80,7 +80,8 @@ class Shelf:
         max_loaded: int = 16,
         on_swap: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._catalogue, self._loads, self._base = catalogue, loads, base
+        self.catalogue = catalogue
+        self._loads, self._base = loads, base
         self._max_loaded, self._on_swap = max_loaded, on_swap
         self._listing: Listing | None = None
         self._serving: dict[str, Edition] = {}
@@ -123,7 +124,7 @@ class Shelf:
             DanluError: the catalogue can't be read; what is served stays.
         """
         with self._refreshing:
-            listing = self._catalogue.state()
+            listing = self.catalogue.state()
             if self._listing is not None and listing.number == self._listing.number:
                 return False
             self._go_over(listing, strict)
@@ -234,7 +235,7 @@ class Shelf:
         with self._loading[edition.hash]:
             if self._used(edition):
                 return lease
-            folder = self._catalogue.fetch(edition)
+            folder = self.catalogue.fetch(edition)
             self._loads.load(edition.hash, folder, edition.hash in self._proven)
             with self._lock:
                 self._proven.add(edition.hash)

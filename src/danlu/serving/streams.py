@@ -54,6 +54,9 @@ class Stream:
         engine: that answers.
         ask: the question.
 
+    Attributes:
+        num_tokens: of the answer, so far.
+
     Raises:
         DanluError: the engine does not take it.
     """
@@ -62,6 +65,7 @@ class Stream:
         self.ask = ask
         self.began = time.perf_counter()
         self.first: float | None = None
+        self.num_tokens = 0
         self._pieces: asyncio.Queue[Piece] = asyncio.Queue()
         loop = asyncio.get_running_loop()
 
@@ -82,6 +86,7 @@ class Stream:
             raise piece.error
         if self.first is None:
             self.first = time.perf_counter() - self.began
+        self.num_tokens += len(piece.tokens)
         return piece
 
     async def pieces(self) -> AsyncIterator[Piece]:
@@ -106,7 +111,7 @@ class Kept:
     """
 
     def __init__(self, ask: Ask, answer: Answer) -> None:
-        self.ask, self.began, self.first = ask, time.perf_counter(), 0.0
+        self.ask, self.began, self.first, self.num_tokens = ask, time.perf_counter(), 0.0, len(answer.ids)
         self.ticket = Ticket(ask, reused=len(ask.prompt))
         self._piece = Piece(answer.text, (), answer)
 

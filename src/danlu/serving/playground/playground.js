@@ -11,9 +11,18 @@ function say(name, values = {}) {
   return WORDS[language][name].replace(/{(\w+)}/g, (_, key) => values[key]);
 }
 
+function translate(part) {
+  part.querySelectorAll("[data-say]").forEach((one) => (one.textContent = say(one.dataset.say)));
+  for (const name of ["up", "down"]) {
+    part.querySelectorAll(`.feedback .${name}`).forEach((one) => (one.title = say(name)));
+  }
+  part.querySelectorAll(".correction textarea").forEach((one) => one.setAttribute("aria-label", say("correction")));
+}
+
 function speak() {
   document.documentElement.lang = language === "zh" ? "zh-CN" : "en";
-  document.querySelectorAll("[data-say]").forEach((one) => (one.textContent = say(one.dataset.say)));
+  translate(document);
+  translate($("answer").content);
   $("language").textContent = say("other");
   $("language").lang = language === "zh" ? "en" : "zh";
   $("question").placeholder = say("question");
@@ -101,6 +110,7 @@ async function answer(model, messages, view, signal) {
   let first = 0;
   let tokens = 0;
   let finish = "";
+  let id = "";
   try {
     const response = await fetch("v1/chat/completions", {
       method: "POST",
@@ -113,6 +123,7 @@ async function answer(model, messages, view, signal) {
     if (version && version !== model) name.textContent = `${model} · ${version}`;
     for await (const event of events(response)) {
       if (event.error) throw new Error(event.error.message);
+      id = event.id;
       const choice = event.choices[0];
       if (choice?.delta?.content) {
         first ||= performance.now() - begun;
@@ -138,7 +149,49 @@ async function answer(model, messages, view, signal) {
   if (finish === "length") said.push(say("cut"));
   if (finish === "stopped") said.push(say("stopped"));
   figures.textContent = said.join(" · ");
+  if (finish && finish !== "stopped") takeFeedback(view, id, text.textContent);
   return text.textContent;
+}
+
+// Thumbs and a correction, for one answer.
+function takeFeedback(view, id, text) {
+  const part = view.querySelector(".feedback");
+  const form = part.querySelector(".correction");
+  const area = form.querySelector("textarea");
+  const give = async (given) => {
+    const thanks = part.querySelector(".thanks");
+    try {
+      const response = await fetch("v1/feedback", {
+        method: "POST",
+        headers: headers(),
+        body: JSON.stringify({ answer: id, ...given }),
+      });
+      if (!response.ok) throw new Error(await reasonOf(response));
+      const { masked } = await response.json();
+      thanks.textContent = masked ? say("thanksMasked", { n: masked }) : say("thanks");
+      return true;
+    } catch (error) {
+      thanks.textContent = error instanceof TypeError ? say("unreachable") : error.message;
+      return false;
+    }
+  };
+  const thumbs = ["up", "down"].map((name) => part.querySelector(`.${name}`));
+  for (const [place, button] of thumbs.entries()) {
+    button.addEventListener("click", async () => {
+      if (!(await give({ rating: place ? "down" : "up" }))) return;
+      thumbs.forEach((one) => one.setAttribute("aria-pressed", one === button));
+    });
+  }
+  part.querySelector(".correct").addEventListener("click", () => {
+    form.hidden = !form.hidden;
+    if (!area.value) area.value = text;
+    if (!form.hidden) area.focus();
+  });
+  form.addEventListener("submit", async (event) => {
+    event.preventDefault();
+    if (await give({ rating: "down", correction: area.value })) form.hidden = true;
+  });
+  part.hidden = false;
 }
 
 async function ask(question) {

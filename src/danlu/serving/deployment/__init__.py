@@ -1,0 +1,1 @@
+"""Files that run several gateways behind nginx: under supervisord, systemd, Docker Compose, or Kubernetes."""

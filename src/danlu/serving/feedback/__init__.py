@@ -1,0 +1,1 @@
+"""What users say of answers: taken, masked, kept, and given back as rows to train on."""
