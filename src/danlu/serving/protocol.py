@@ -204,7 +204,7 @@ class NewKey(_Asked):
     models: Annotated[list[_Tag], Field(max_length=100)] = []
     requests_per_minute: Annotated[int, Field(ge=1, le=2**31)] | None = None
     tokens_per_day: Annotated[int, Field(ge=1, le=2**53 - 1)] | None = None
-    expires: Annotated[str, Field(pattern=r"^20[0-9]{2}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])$")] | None = None
+    expires: Annotated[str, Field(max_length=40, json_schema_extra={"format": "date"})] | None = None
 
 
 class ErrorContent(BaseModel):

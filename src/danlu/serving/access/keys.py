@@ -258,7 +258,7 @@ def read_moment(text: str) -> str:
         raise InputError(Fault(f"{text[:40]!r} is no time", "expires", allowed)) from error
     if moment.tzinfo is not None:
         moment = moment.astimezone(timezone.utc)
-    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+    return moment.replace(tzinfo=None, microsecond=0).isoformat() + "Z"
 
 
 def _hash(secret: str) -> str:
