@@ -37,7 +37,10 @@ def redis(tmp_path: Path) -> Iterator[Redis]:
 def gateways(redis: Redis, tokenizer: Any) -> Iterator[list[Gateway]]:
     """Two that keep nothing themselves."""
     made = [
-        Gateway(tokenizer, cache=AnswerCache("float32", LocalAnswers(NO_MEMORY_OF_ITS_OWN), RedisAnswers(RedisLink(redis.url))))
+        Gateway(
+            tokenizer,
+            cache=AnswerCache("float32", LocalAnswers(NO_MEMORY_OF_ITS_OWN), RedisAnswers(RedisLink(redis.url))),
+        )
         for _ in range(2)
     ]
     yield made

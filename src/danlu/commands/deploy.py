@@ -24,9 +24,7 @@ from danlu.errors import Fault, InputError
 @click.option("--self-signed", is_flag=True, help="Make a certificate that browsers warn of.")
 @click.option("--requests-per-second", default=20, show_default=True, type=click.IntRange(1), help="Of one address.")
 @json_option
-def deploy(
-    serve_options: tuple[str, ...], out: str | None, started: str | None, as_json: bool, **chosen: Any
-) -> None:
+def deploy(serve_options: tuple[str, ...], out: str | None, started: str | None, as_json: bool, **chosen: Any) -> None:
     """Write files that run gateways, Redis and nginx, and a first key; or start them on this machine."""
     from pathlib import Path
 

@@ -14,7 +14,9 @@ def feedback() -> None:
 
 @feedback.command("export")
 @click.option("--out", required=True, metavar="FOLDER", help="To write: sft.jsonl, preference.jsonl, ledger.json.")
-@click.option("--from", "store", metavar="STORE", help="As `danlu serve --feedback`; default DANLU_HOME/feedback.jsonl.")
+@click.option(
+    "--from", "store", metavar="STORE", help="As `danlu serve --feedback`; default DANLU_HOME/feedback.jsonl."
+)
 @click.option("--model", metavar="NAME", help="Only of this adapter, any version; or of NAME@VERSION.")
 @click.option("--since", metavar="DATE", help="Only from then on, in UTC, as in 2026-11-30.")
 @json_option

@@ -22,10 +22,14 @@ def _file_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @keys.command("create")
 @click.option("--name", required=True, help="Of who gets it.")
-@click.option("--role", "roles", multiple=True, metavar="ROLE", help="use, feedback, operate or admin; default use, feedback.")
+@click.option(
+    "--role", "roles", multiple=True, metavar="ROLE", help="use, feedback, operate or admin; default use, feedback."
+)
 @click.option("--model", "models", multiple=True, metavar="NAME", help="That it may ask; default all.")
 @click.option("--requests-per-minute", type=click.IntRange(1), metavar="N", help="Default any number.")
-@click.option("--tokens-per-day", type=click.IntRange(1), metavar="N", help="Of prompts and answers; default any number.")
+@click.option(
+    "--tokens-per-day", type=click.IntRange(1), metavar="N", help="Of prompts and answers; default any number."
+)
 @click.option("--expires", metavar="DATE", help="In UTC, as in 2026-12-31 or 2026-12-31T12:00:00Z; default never.")
 @_file_option
 @json_option

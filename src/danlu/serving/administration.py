@@ -50,7 +50,7 @@ def _add_status(app: FastAPI, desk: Desk) -> None:
 
 def _add_aliases(app: FastAPI, desk: Desk) -> None:
     async def changed(request: Request, change: Callable[[Registry], _Object]) -> Response:
-        catalogue = desk.shelf.catalogue
+        catalogue: object = desk.shelf.catalogue
         if not isinstance(catalogue, Registry):
             raise Refusal(404, "this gateway serves run folders; aliases are a registry's")
         result = await asyncio.to_thread(change, catalogue)

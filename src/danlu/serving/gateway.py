@@ -101,7 +101,7 @@ def _add_health(app: FastAPI, desk: Desk) -> None:
         faults = desk.shelf.faults if desk.guard.keyring is None else []
         return json_response({"status": desk.status, "faults": faults}, 200 if desk.status == "ok" else 503)
 
-    text = {200: {"content": {"text/plain": {}}}}
+    text: dict[int | str, Any] = {200: {"content": {"text/plain": {}}}}
 
     @app.get("/metrics", response_class=Response, responses={**text, **BARRED})
     async def metrics() -> Response:

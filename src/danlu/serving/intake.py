@@ -29,9 +29,7 @@ class Intake:
         body_seconds: a body that takes longer is refused.
     """
 
-    def __init__(
-        self, app: Any, guard: Guard, max_body_bytes: int, requests: Any, body_seconds: float = 30.0
-    ) -> None:
+    def __init__(self, app: Any, guard: Guard, max_body_bytes: int, requests: Any, body_seconds: float = 30.0) -> None:
         self.app, self.guard, self.max_body_bytes, self._requests = app, guard, max_body_bytes, requests
         self.body_seconds = body_seconds
 

@@ -6,6 +6,8 @@ import asyncio
 import json
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 from danlu.serving.redis_link import RedisLink
 
@@ -29,7 +31,7 @@ class Neighbours:
         """Leaves this gateway's figures every other second, for ever."""
         while self._link is not None:
             told = json.dumps({"time": time.time(), "metrics": self._figures().decode()})
-            await self._link.ask(lambda redis, told=told: redis.hset(_PLACE, self._name, told))
+            await self._link.ask(partial(_leave, self._name, told))
             await asyncio.sleep(_EVERY_SECONDS)
 
     async def all(self) -> dict[str, str]:
@@ -42,6 +44,14 @@ class Neighbours:
                 if time.time() - left["time"] < _GONE_SECONDS:
                     found[name.decode()] = left["metrics"]
                 else:
-                    await self._link.ask(lambda redis, name=name: redis.hdel(_PLACE, name))
+                    await self._link.ask(partial(_forget, name))
         found[self._name] = self._figures().decode()
         return dict(sorted(found.items()))
+
+
+def _leave(name: str, told: str, redis: Any) -> Any:
+    return redis.hset(_PLACE, name, told)
+
+
+def _forget(name: bytes, redis: Any) -> Any:
+    return redis.hdel(_PLACE, name)

@@ -30,7 +30,7 @@ class _Files(StaticFiles):
 
 
 def add_pages(app: FastAPI) -> None:
-    """Serves `/playground` and `/dashboard`. They ask the API as any client does, with the key that their user enters."""
+    """Serves `/playground` and `/dashboard`. They ask the API as any client does, with the key of their user."""
 
     @app.get("/", include_in_schema=False)
     async def root() -> Response:

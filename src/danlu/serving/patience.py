@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from uvicorn import Config
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 _HEAD_SECONDS = 10.0
 
 
 def patient_protocol(head_seconds: float = _HEAD_SECONDS) -> Any:
-    """uvicorn's own protocol of HTTP, with a limit on the time that a request's head takes.
+    """Uvicorn's own protocol of HTTP, with a limit on the time that a request's head takes.
 
     Args:
         head_seconds: from the first byte, or from the connection, to the end of the headers.
     """
-    config = Config(app=None)
-    config.load()
-    base: Any = config.http_protocol_class
+    base: Any = AutoHTTPProtocol
 
     class Patient(base):  # type: ignore[misc]
         _timer: asyncio.TimerHandle | None = None

@@ -55,9 +55,7 @@ class Journal:
         fault: why the log can't be written now; empty if it can.
     """
 
-    def __init__(
-        self, gateway: str, with_texts: bool = False, write: Callable[[_Acts], Any] = append_all
-    ) -> None:
+    def __init__(self, gateway: str, with_texts: bool = False, write: Callable[[_Acts], Any] = append_all) -> None:
         self.fault, self.with_texts = "", with_texts
         self._gateway, self._write = gateway, write
         self._waiting: queue.SimpleQueue[tuple[dict[str, Any], Callable[[], None]] | None] = queue.SimpleQueue()
@@ -118,7 +116,9 @@ class Journal:
             self._write(kept)
         except OSError as error:
             if not self.fault:
-                say(f"warning: the audit log can't be written, nobody is answered until it can: {audit_path()}: {error}")
+                say(
+                    f"warning: the audit log can't be written, nobody is answered until it can: {audit_path()}: {error}"
+                )
             self.fault = f"the audit log can't be written: {error.strerror or error}"
             return False
         if self.fault:

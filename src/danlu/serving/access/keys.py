@@ -188,7 +188,9 @@ def read_keys(path: Path, allow_none: bool = False) -> list[Key]:
         raise InputError(Fault("there is no file of keys", str(path), hint=hint)) from error
     except (OSError, ValueError) as error:
         what = f"this is no file of keys: {error}" if not isinstance(error, ValidationError) else "a key is malformed"
-        raise InputError(Fault(what.splitlines()[0], str(path), hint="take it from a backup, or make keys anew")) from error
+        raise InputError(
+            Fault(what.splitlines()[0], str(path), hint="take it from a backup, or make keys anew")
+        ) from error
 
 
 class Keyring:

@@ -11,7 +11,7 @@ from danlu.runs import create_folder, file_hash, write_json, write_text
 from danlu.serving.access.keys import read_moment
 from danlu.serving.feedback.stores import open_store
 
-_NOTHING = {"rating": None, "correction": None, "comment": None, "tags": [], "said": "", "messages": []}
+_NOTHING: dict[str, Any] = {"rating": None, "correction": None, "comment": None, "tags": [], "said": "", "messages": []}
 
 
 def run_feedback_export(
@@ -19,9 +19,9 @@ def run_feedback_export(
 ) -> dict[str, Any]:
     """Writes `sft.jsonl` and `preference.jsonl`, which `data.train` takes, and `ledger.json`.
 
-    What the same key says of the same answer again is one saying: the last rating, the last correction. A correction is a row to train
-    on, and with the answer that it corrects a pair; a liked answer is a row; what is only disliked, tagged or commented
-    has no answer to learn, and is counted.
+    What the same key says of the same answer again is one saying: the last rating, the last correction. A correction is
+    a row to train on, and with the answer that it corrects a pair; a liked answer is a row; what is only disliked,
+    tagged or commented has no answer to learn, and is counted.
 
     Args:
         store: see `danlu.serving.feedback.stores.open_store`.

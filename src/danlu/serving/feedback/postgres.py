@@ -20,7 +20,12 @@ from danlu.tracking.progress import say
 _AGAIN_SECONDS, _CONNECT_SECONDS = 2.0, 5
 _TABLE = """
 CREATE TABLE IF NOT EXISTS danlu_feedback (
-  id text PRIMARY KEY, number bigserial, made timestamptz NOT NULL, model text NOT NULL, rating text, record jsonb NOT NULL
+  id text PRIMARY KEY,
+  number bigserial,
+  made timestamptz NOT NULL,
+  model text NOT NULL,
+  rating text,
+  record jsonb NOT NULL
 )
 """
 _ADD = """
@@ -103,7 +108,8 @@ class Postgres:
                 away = False
             except (self._psycopg.Error, OSError) as error:
                 if not away:
-                    say(f"warning: PostgreSQL is away ({self.shown}), feedback waits in {self._waiting}: {_short(error)}")
+                    waits = f"feedback waits in {self._waiting}"
+                    say(f"warning: PostgreSQL is away ({self.shown}), {waits}: {_short(error)}")
                 away = True
             if self._ends:
                 return
