@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -90,8 +91,9 @@ def test_an_answer_is_corrected_exported_masked_and_trained_on(
     area.fill("Tomorrow. Call 13812345678 or write to jane.doe@example.com.")
     picture(page, f"correction-{language}-{width}")
     page.click(".correction button")
-    page.wait_for_function("document.querySelector('.thanks').textContent")
-    assert "2" in page.locator(".thanks").first.text_content()
+    page.wait_for_selector(".thanks:not(:empty)")
+    (masked,) = re.findall(r"\d+", page.locator(".thanks").first.text_content())
+    assert int(masked) >= 2
     assert page.locator(".correction").first.is_hidden()
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     picture(page, f"corrected-{language}-{width}")
@@ -113,7 +115,7 @@ def test_the_dashboard_shows_the_gateway_s_figures(browser: Any, served: Any, la
     page = opened(browser, f"{served.url}/dashboard", language, width, served.secret)
     page.wait_for_selector(".gateway dd")
     text = page.inner_text(".gateway")
-    assert "law@1" in text
+    assert "tiny_base0" in text
     assert ("首字延迟" if language == "zh-CN" else "First token") in text
     assert "NaN" not in text
     assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -67,7 +68,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def _own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _another_home(tokenizer: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DANLU_HOME", str(tmp_path / "home"))
 
 
@@ -81,13 +82,15 @@ def rows(url: str) -> list[dict[str, Any]]:
 
 
 def test_stopped_during_200_feedbacks_and_started_again_it_has_200(server: Server, tokenizer: Any) -> None:
-    store = open_store(server.url)
+    store, stopped = open_store(server.url), threading.Event()
     gateway = Gateway(tokenizer, around=Surroundings(feedback=FeedbackDesk(store)))
 
     def give(number: int) -> int:
         if number == NUM // 4:
             server.stop()
+            stopped.set()
         if number == NUM // 2:
+            assert stopped.wait(60)
             server.start()
         body = {"model": "law", "messages": [{"role": "user", "content": f"Question {number}"}], "temperature": 0}
         answer = gateway.http.post("/v1/chat/completions", json=body).json()["id"]

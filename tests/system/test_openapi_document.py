@@ -61,7 +61,7 @@ def test_each_operation_keeps_to_the_document(operations: dict[str, Any], secret
     excluded = [schemathesis.checks.ignored_auth] if hasattr(schemathesis.checks, "ignored_auth") else []
 
     @given(case=operations[name].as_strategy(generation_mode=schemathesis.GenerationMode(mode)))
-    @settings(max_examples=100 if name.startswith("POST") else 10, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=100 if name.startswith("POST /v1/c") else 20, suppress_health_check=list(HealthCheck))
     def check(case: Any) -> None:
         case.call_and_validate(timeout=20, headers={"authorization": f"Bearer {secret}"}, excluded_checks=excluded)
 

@@ -13,7 +13,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validat
 MAX_STOPS = 16
 _EXACT = 2**53 - 1  # larger numbers are rounded by many readers of JSON, the validators among them
 # In JSON 3.0 is a whole number too.
-_WHOLE_NUMBERS = ("max_tokens", "max_completion_tokens", "top_k", "seed", "n", "top_logprobs", "logprobs", "best_of")
+_WHOLE_NUMBERS = (
+    *("max_tokens", "max_completion_tokens", "top_k", "seed", "n", "top_logprobs", "logprobs", "best_of"),
+    *("requests_per_minute", "tokens_per_day"),
+)
 
 
 def _whole(text: str) -> str:
@@ -31,6 +34,11 @@ _Nothing = Annotated[list[Any], Field(max_length=0)]
 
 class _Asked(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+    @field_validator(*_WHOLE_NUMBERS, mode="before", check_fields=False)
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 class TextPart(_Asked):
@@ -82,11 +90,6 @@ class Question(_Asked):
     user: str | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
-
-    @field_validator(*_WHOLE_NUMBERS, mode="before", check_fields=False)
-    @classmethod
-    def _number(cls, value: Any) -> Any:
-        return int(value) if isinstance(value, float) and value.is_integer() else value
 
     @field_validator("stop", mode="before")
     @classmethod

@@ -13,9 +13,6 @@ function say(name, values = {}) {
 
 function translate(part) {
   part.querySelectorAll("[data-say]").forEach((one) => (one.textContent = say(one.dataset.say)));
-  for (const name of ["up", "down"]) {
-    part.querySelectorAll(`.feedback .${name}`).forEach((one) => (one.title = say(name)));
-  }
   part.querySelectorAll(".correction textarea").forEach((one) => one.setAttribute("aria-label", say("correction")));
 }
 
