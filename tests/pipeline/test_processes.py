@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import torch
 from kernels_there import THERE
 from sequence_models import write_model
 from small_runs import TRAIN, assert_same, numbers_of, train, write_recipe
+from soak import some_of
 
 BACKENDS = {
     "ddp": "{type: ddp}",
@@ -43,8 +45,9 @@ def alone(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, P
     return folders
 
 
-def pairs(*named: str) -> pytest.MarkDecorator:
+def pairs(*named: str, left_to_soak: Sequence[str]) -> pytest.MarkDecorator:
     """Cases `backend what`; those of DeepSpeed where it is installed."""
+    named = tuple(some_of(named, *left_to_soak))
     absent = importlib.util.find_spec("deepspeed") is None and "DANLU_REQUIRE_PROGRAMS" not in os.environ
     skip = pytest.mark.skipif(absent, reason="DeepSpeed is not installed")
     return pytest.mark.parametrize(
@@ -53,7 +56,10 @@ def pairs(*named: str) -> pytest.MarkDecorator:
     )
 
 
-@pairs("ddp full", "fsdp2 lora", "fsdp2 full", "zero2 lora", "zero3 lora", "zero3 full", "zero3-offload full")
+@pairs(
+    *("ddp full", "fsdp2 lora", "fsdp2 full", "zero2 lora", "zero3 lora", "zero3 full", "zero3-offload full"),
+    left_to_soak=["fsdp2 full", "zero3 lora"],  # killed runs of these are held against the same run below
+)
 def test_two_processes_end_where_one_does(
     backend: str, what: str, alone: dict[str, Path], recipe: Path, tmp_path: Path
 ) -> None:
@@ -89,7 +95,10 @@ def killed(recipe: Path, folder: Path, *words: str, by: signal.Signals = signal.
     return process.returncode, stderr
 
 
-@pairs("ddp lora", "fsdp2 full", "zero2 full", "zero3 lora", "zero3-offload full")
+@pairs(
+    *("ddp lora", "fsdp2 full", "zero2 full", "zero3 lora", "zero3-offload full"),
+    left_to_soak=["ddp lora", "zero2 full", "zero3-offload full"],
+)
 def test_a_killed_run_goes_on_with_another_number_of_processes(
     backend: str, what: str, alone: dict[str, Path], recipe: Path, tmp_path: Path
 ) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from soak import some_of
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from danlu.errors import DataError, FolderError, InputError, RecipeError
@@ -189,7 +190,7 @@ BASES = {
 }
 
 
-@pytest.mark.parametrize("kind", BASES)
+@pytest.mark.parametrize("kind", some_of(BASES, "float32", "int8"))
 def test_several_adapters_in_one_run_have_the_bits_of_as_many_runs(
     kind: str, recipe: Path, tmp_path: Path, lent: list[dict[str, Any]], loads: list[Any]
 ) -> None:

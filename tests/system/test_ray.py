@@ -57,20 +57,16 @@ def kill_a_worker(driver: subprocess.Popen[str]) -> None:
     found[1].kill()
 
 
-def test_two_workers_end_where_one_process_does(recipe: Path, alone: Path, tmp_path: Path) -> None:
-    result = train(recipe, tmp_path / "run", TWO)
-    assert "2 processes" in result["stderr"]
-    assert result["steps"] == 4
-    assert_same(tmp_path / "run", alone)
-    assert [path.name for path in tmp_path.iterdir()] == ["run"], "what Ray itself keeps is gone"
-
-
-def test_a_worker_that_is_killed_is_started_again(recipe: Path, alone: Path, tmp_path: Path) -> None:
+def test_a_worker_that_is_killed_is_started_again_and_both_end_where_one_process_does(
+    recipe: Path, alone: Path, tmp_path: Path
+) -> None:
     status, _, stderr = train_and(kill_a_worker, recipe, tmp_path / "run")
     assert status == 0, stderr
+    assert "2 processes" in stderr
     assert "goes on after step" in stderr
     assert_same(tmp_path / "run", alone)
     assert (tmp_path / "run" / "manifest.json").is_file()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"], "what Ray itself keeps is gone"
 
 
 def test_workers_that_are_lost_too_often_end_the_run_and_it_can_go_on(
