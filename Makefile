@@ -23,7 +23,8 @@ soak: $(READY)
 	DANLU_SOAK_KILLS=$(KILLS) DANLU_SOAK_LOG=soak/kills.jsonl $(BIN)/python -m pytest -s tests/pipeline/test_kills.py -k after_each_kill
 	DANLU_SOAK_REGISTRY=$(OPERATIONS) DANLU_SOAK_LOG=soak/registry.jsonl $(BIN)/python -m pytest \
 	  tests/unit/registry/test_writers.py tests/system/test_registry_on_s3.py -k two_writers
-	DANLU_SOAK=1 $(BIN)/python -m pytest tests/pipeline/test_processes.py tests/pipeline/test_several_adapters.py
+	DANLU_SOAK=1 $(BIN)/python -m pytest -s tests/pipeline/test_processes.py tests/pipeline/test_several_adapters.py \
+	  tests/system/test_fuzzed_bodies.py tests/pipeline/test_serving_memory.py
 	DANLU_SOAK_REQUESTS=$(REQUESTS) $(BIN)/python -m pytest -s tests/pipeline/test_serving.py -k under_swaps
 	DANLU_SOAK_DEPLOYMENT=$(DEPLOYMENT) $(BIN)/python -m pytest -s tests/system/test_deployment.py -k while_adapters_move
 

@@ -16,6 +16,7 @@ from danlu.serving.redis_link import RedisLink
 
 _KEPT_SECONDS = 24 * 3600
 _PLACE = "danlu:exchange:1:"
+_OBJECTS_BYTES = 2048  # about what the objects of one exchange take beside its texts
 
 
 @dataclass(frozen=True)
@@ -54,11 +55,11 @@ class RecentAnswers:
     Args:
         mask: replaces personal data in texts, before they leave this process.
         link: to the Redis of all gateways, or None.
-        max_bytes: of texts that stay in memory.
+        max_bytes: that stay in memory, some seven thousand short answers.
     """
 
     def __init__(
-        self, mask: Callable[[Sequence[str]], list[str]], link: RedisLink | None = None, max_bytes: int = 32 << 20
+        self, mask: Callable[[Sequence[str]], list[str]], link: RedisLink | None = None, max_bytes: int = 16 << 20
     ) -> None:
         self._mask, self._link, self._max_bytes = mask, link, max_bytes
         self._kept: OrderedDict[str, tuple[Exchange, int]] = OrderedDict()
@@ -67,7 +68,7 @@ class RecentAnswers:
 
     def remember(self, exchange: Exchange) -> None:
         """Keeps an answer; nobody waits for Redis. Call it in the gateway's loop."""
-        size = sum(map(len, exchange.texts())) * 4
+        size = sum(map(len, exchange.texts())) * 4 + _OBJECTS_BYTES
         self._kept[exchange.id] = (exchange, size)
         self._num_bytes += size
         while self._num_bytes > self._max_bytes:
