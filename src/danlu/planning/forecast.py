@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from danlu.data.template import Document
 from danlu.planning.devices import Device
 from danlu.planning.ghost import Ghost
 from danlu.planning.meter import Cost
@@ -23,6 +24,8 @@ PARTS = ("weights", "adapter", "gradients", "optimizer", ACTIVATIONS, LOSS, "ove
 _PROCESS_BYTES, _HEAP_SHARE = 494 << 20, 0.74
 # Weights that are made from four bits for each product, and freed after it, leave holes between what is kept.
 _FOUR_BITS_HOLES_BYTES = 390 << 20
+# What checkpointed layers let go of, and make again, leaves holes too: this share of it; set by the recipe d.
+_SPARED_SHARE = 0.30
 _CONTEXT_BYTES, _CACHE_SHARE = 550 << 20, 0.05
 _EIGHT_BIT_BLOCK = 256  # moments that share a float32 constant in bitsandbytes
 
@@ -58,11 +61,13 @@ class Shape:
     Attributes:
         sizes: as `Ghost.sizes` gives them, and `largest_gradient`.
         passes: of some of the run's groups.
+        spared: bytes that the largest group would hold more without checkpointed layers.
         four_bits: whether the base is kept in four bits.
     """
 
     sizes: Counter[str]
     passes: Passes
+    spared: int
     four_bits: bool
 
 
@@ -85,7 +90,19 @@ def measure_shape(ghost: Ghost, work: Workload, accurate: bool) -> Shape:
         ((tokens, largest),) = chosen.items()
         empty = Cost(calls=largest.whole.calls)
         chosen[0] = Pass(largest.at_peak, empty, empty, Cost(), largest.made_weights, 0, 0.0)
-    return Shape(ghost.sizes(), Passes(list(chosen.values()), list(chosen)), ghost.four_bits)
+    passes = Passes(list(chosen.values()), list(chosen))
+    return Shape(ghost.sizes(), passes, _spared(ghost, groups[0], passes.largest, work.accumulates), ghost.four_bits)
+
+
+def _spared(ghost: Ghost, group: list[Document], found: Pass, accumulates: bool) -> int:
+    """What checkpointed layers spare this group."""
+    if not ghost.checkpointed:
+        return 0
+    share = ghost.checkpointed
+    ghost.checkpoint(0)
+    whole = measure_pass(ghost, group, accumulates)
+    ghost.checkpoint(share)
+    return max(0, sum(whole.at_peak.values()) - sum(found.at_peak.values()))
 
 
 def draw_out(few: Shape, more: Shape, factor: float) -> Shape:
@@ -94,7 +111,8 @@ def draw_out(few: Shape, more: Shape, factor: float) -> Shape:
     sizes["largest_gradient"] = more.sizes["largest_gradient"]
     pairs = zip(few.passes.passes, more.passes.passes, strict=True)
     drawn = [drawn_out(low, high, factor) for low, high in pairs]
-    return Shape(sizes, Passes(drawn, more.passes.tokens), more.four_bits)
+    spared = max(0, round(few.spared + (more.spared - few.spared) * factor))
+    return Shape(sizes, Passes(drawn, more.passes.tokens), spared, more.four_bits)
 
 
 def memory_parts(shape: Shape, optimizer: str, device: Device) -> dict[str, int]:
@@ -117,20 +135,24 @@ def memory_parts(shape: Shape, optimizer: str, device: Device) -> dict[str, int]
         at_peak = {GRADIENTS: stepping}
     beside = {name: at_peak.get(name, 0) for name in (GRADIENTS, ACTIVATIONS, LOSS)}
     share, fixed = (_CACHE_SHARE, _CONTEXT_BYTES) if device.kind == "gpu" else (_HEAP_SHARE, _PROCESS_BYTES)
-    moving, holes = sum(at_peak.values()), _FOUR_BITS_HOLES_BYTES if shape.four_bits and device.kind == "cpu" else 0
+    moving, holes = sum(at_peak.values()), 0
+    if device.kind == "cpu":
+        holes = _FOUR_BITS_HOLES_BYTES * shape.four_bits + int(_SPARED_SHARE * shape.spared)
     return {**held, **beside, "overhead": int(at_peak.get(BACKWARD, 0) + share * moving + fixed + holes)}
 
 
-def loading_bytes(parts: Mapping[str, int], file_bytes: int, device: Device) -> int:
+def loading_bytes(parts: Mapping[str, int], file_bytes: int, four_bits: bool, device: Device) -> int:
     """Bytes while the base is loaded: on a processor its files lie in memory beside what is made of them.
 
     Args:
         parts: as `memory_parts` gives them.
         file_bytes: of the base's weights.
+        four_bits: whether the base is kept in four bits; to make them leaves holes as to use them does.
         device: where.
     """
     held = parts["weights"] + parts["adapter"]
-    return held + _CONTEXT_BYTES if device.kind == "gpu" else held + file_bytes + _PROCESS_BYTES
+    holes = _FOUR_BITS_HOLES_BYTES if four_bits else 0
+    return held + _CONTEXT_BYTES if device.kind == "gpu" else held + file_bytes + _PROCESS_BYTES + holes
 
 
 def _moment_bytes(optimizer: str, trained: int, small: int, device: Device) -> int:
@@ -171,5 +193,6 @@ def facts(shape: Shape) -> dict[str, Any]:
         "bytes_moved": largest.whole.bytes_moved,
         "calls": largest.whole.calls,
         "made_weights": largest.made_weights,
+        "spared": shape.spared,
         "tokens": list(shape.passes.tokens),
     }

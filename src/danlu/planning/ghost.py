@@ -180,6 +180,7 @@ class Ghost:
         frozen: the model from its first trained layer up, or None.
         made: counts weights that are made from fewer bits.
         four_bits: whether these are four.
+        checkpointed: share of the layers whose activations are computed again.
     """
 
     model: Any
@@ -190,6 +191,7 @@ class Ghost:
     frozen: FrozenLayers | None = None
     made: Made = field(default_factory=Made)
     four_bits: bool = False
+    checkpointed: float = 0.0
 
     @classmethod
     def of(cls, model: Any, bits: tuple[str, bool] | None, freezes: bool) -> Ghost:
@@ -223,6 +225,7 @@ class Ghost:
 
     def checkpoint(self, share: float) -> None:
         """Checkpoints the activations of a share of the layers."""
+        self.checkpointed = share
         checkpoint_activations(self.model, share, keeps_random_state=False)
 
     @property

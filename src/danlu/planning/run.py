@@ -259,7 +259,7 @@ class _Forecast:
         """While the base is loaded; where its shape alone is known, files with two bytes a weight are assumed."""
         files = sum(path.stat().st_size for path in weight_files(self._base))
         files = files or 2 * sum(weight.numel() for weight in skeleton(self._base).parameters())
-        return loading_bytes(self.parts, files, self.device)
+        return loading_bytes(self.parts, files, self.shape.four_bits, self.device)
 
     def _num_checkpoints(self) -> int:
         section = self.recipe.training.checkpoints
