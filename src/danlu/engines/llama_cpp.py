@@ -51,7 +51,7 @@ class LlamaCppEngine:
         self.adapter = adapter
         self._key = secrets.token_hex(16)
         self._last_tuned = True
-        self._server = _start(model, adapter, context_tokens, self._key)
+        self._server = start_server(model, [adapter] if adapter else [], self._key, context_tokens)
         declared, others = _possible_ends(model)
         self.stop_ids = [token for token in declared if self._ends(token)]
         self.also_ends_at = [token for token in others if self._ends(token)]
@@ -148,7 +148,30 @@ class LlamaCppEngine:
             raise WorkError(Fault(f"llama.cpp refuses {path}: {said[:300]}")) from error
 
 
-def _start(model: Path, adapter: Path | None, context_tokens: int, key: str) -> Any:
+def start_server(
+    model: Path,
+    adapters: Sequence[Path],
+    key: str,
+    context_tokens: int,
+    slots: int = 1,
+    exact: bool = True,
+    threads: int = 0,
+) -> Any:
+    """llama.cpp's own server in this process, at a free port of the loopback; it ends when nothing refers to it.
+
+    Args:
+        model: a GGUF file.
+        adapters: GGUF files of LoRAs, numbered in this order.
+        key: that it is asked with.
+        context_tokens: of all slots together.
+        slots: answers at once.
+        exact: keys and values in float32, without flash attention.
+        threads: that compute; 0: llama.cpp's choice.
+
+    Raises:
+        ResourceError: xllamacpp is not installed.
+        ModelError: llama.cpp can't load a file.
+    """
     try:
         import xllamacpp
     except ImportError as error:
@@ -161,23 +184,29 @@ def _start(model: Path, adapter: Path | None, context_tokens: int, key: str) -> 
         ) from error
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
-    params.n_ctx, params.n_parallel, params.verbosity = context_tokens, 1, -1
+    params.n_ctx, params.n_parallel, params.verbosity = context_tokens, slots, -1
     params.cache_ram_mib = 0  # old prompts are kept without a word of whether the adapter was on
     params.warmup, params.api_keys, params.n_gpu_layers = False, [key], 0
-    # A cache in float16, llama.cpp's choice, would blur what is the file's doing.
-    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    if adapter:
-        lora = xllamacpp.CommonAdapterLoraInfo()
-        lora.path, lora.scale = str(adapter), 1.0
-        params.lora_adapters = [lora]
+    if exact:
+        # A cache in float16, llama.cpp's choice, would blur what is the file's doing.
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    if threads:
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.lora_adapters = [_lora(xllamacpp, path) for path in adapters]
     try:
         return xllamacpp.Server(params)
     except RuntimeError as error:
-        both = f"{model} with {adapter}" if adapter else str(model)
+        both = " with ".join(map(str, (model, *adapters)))
         raise ModelError(
             Fault(f"llama.cpp can't load this: {error}", both, "a GGUF file of a decoder-only model", "export it again")
         ) from error
+
+
+def _lora(xllamacpp: Any, path: Path) -> Any:
+    lora = xllamacpp.CommonAdapterLoraInfo()
+    lora.path, lora.scale = str(path), 1.0
+    return lora
 
 
 def _possible_ends(model: Path) -> tuple[list[int], list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 
 from danlu.engines.batching import Ask
 from danlu.engines.interface import Answer
@@ -73,6 +74,9 @@ class Desk:
 class Visit:
     """One request, from its beginning to its end; `close` gives back what it holds, once.
 
+    Attributes:
+        passed_on: whether a server of its own answers.
+
     Args:
         desk: None: nothing is held.
     """
@@ -82,6 +86,7 @@ class Visit:
         self.lease: Lease | None = None
         self.stream: Stream | Kept | None = None
         self.key: str | None = None
+        self.passed_on = False
         self._done = False
         if desk is not None:
             desk.visits += 1
@@ -110,25 +115,39 @@ class Visit:
     def note(self, answer: Answer) -> None:
         """The answer came to its end."""
         assert self.desk is not None
-        assert self.lease is not None
         assert self.stream is not None
-        self._done = True
-        metrics, label, ticket = self.desk.metrics, self.lease.label, self.stream.ticket
-        metrics.answers.labels(label, answer.finish).inc()
+        ticket = self.stream.ticket
         counted = {"prompt": len(ticket.ask.prompt), "reused": ticket.reused, "answer": len(answer.ids)}
-        for kind, count in counted.items():
-            metrics.tokens.labels(label, kind).inc(count)
-        metrics.first_token.observe(self.stream.first or 0.0)
-        metrics.seconds.observe(time.perf_counter() - self.stream.began)
+        self.count(answer.finish, counted, self.stream.first or 0.0, self.stream.began)
         if self.desk.cache is not None and self.key is not None and not self.was_kept:
             self.desk.cache.put(self.key, answer)
+
+    def count(self, finish: str, tokens: Mapping[str, int], first_seconds: float, began: float) -> None:
+        """Counts an answer that came to its end.
+
+        Args:
+            finish: why it ended.
+            tokens: of its prompt, those reused, and of the answer.
+            first_seconds: until its first token.
+            began: when, as `time.perf_counter` says.
+        """
+        assert self.desk is not None
+        assert self.lease is not None
+        self._done = True
+        metrics, label = self.desk.metrics, self.lease.label
+        metrics.answers.labels(label, finish).inc()
+        for kind, count in tokens.items():
+            metrics.tokens.labels(label, kind).inc(count)
+        metrics.first_token.observe(first_seconds)
+        metrics.seconds.observe(time.perf_counter() - began)
 
     def close(self) -> None:
         """The request has ended, whatever came of it."""
         if self.desk is None:
             return
-        if self.stream is not None and not self._done:
-            self.stream.cancel()
+        if (self.stream is not None or self.passed_on) and not self._done:
+            if self.stream is not None:
+                self.stream.cancel()
             self.desk.metrics.answers.labels(self.lease.label if self.lease else "", "abandoned").inc()
         if self.lease is not None:
             self.desk.shelf.give_back(self.lease)

@@ -16,6 +16,8 @@ from danlu.engines.batching import Ask, Piece
 from danlu.engines.drawing import Token
 from danlu.engines.interface import Answer, Sampling
 from danlu.errors import DanluError, InputError
+from danlu.serving.backends.passing import passed
+from danlu.serving.backends.upstream import UpstreamEngine
 from danlu.serving.desk import Desk, Visit
 from danlu.serving.intake import Intake
 from danlu.serving.page import add_playground
@@ -90,6 +92,8 @@ def _add_health(app: FastAPI, desk: Desk) -> None:
         """Whether requests should be sent here; and which adapters should be served and are not."""
         status = "draining" if desk.draining else "ok" if desk.shelf.ready else "loading"
         faults = {"status": status, "faults": desk.shelf.faults}
+        if isinstance(desk.engine, UpstreamEngine) and (away := desk.engine.fault()):
+            status, faults = "away", {"status": "away", "faults": [away, *desk.shelf.faults]}
         return json_response(faults, 200 if status == "ok" else 503)
 
     @app.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
@@ -108,6 +112,9 @@ async def _answer(
     try:
         name = desk.routes.choose(question.model, request.headers, lambda: _last_question(messages))
         visit.lease = await _leased(desk, name)
+        if isinstance(desk.engine, UpstreamEngine):
+            kept, visit = visit, Visit(None)  # closed by what follows
+            return await passed(kept, desk.engine, request, question)
         ask = await _ask(desk, question, messages, visit)
         shape = shape_of(visit.lease, desk.engine.tokenizer)
         await visit.begin(ask, question.seed is not None)

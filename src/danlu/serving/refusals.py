@@ -16,13 +16,15 @@ from danlu.errors import DanluError, InputError
 from danlu.serving.protocol import ErrorBody
 from danlu.tracking.progress import say
 
-_TYPES = {429: "rate_limit_error", 500: "server_error", 503: "server_error"}
+_TYPES = {429: "rate_limit_error", **dict.fromkeys((500, 502, 503, 504), "server_error")}
 _CODES = {
     404: "not_found",
     405: "method_not_allowed",
     413: "request_too_large",
     429: "queue_full",
+    502: "upstream_failed",
     503: "not_ready",
+    504: "upstream_timeout",
 }
 # For the OpenAPI document.
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -33,7 +35,9 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         413: "the body is too large",
         429: "too many questions wait",
         500: "the model failed",
+        502: "the upstream failed",
         503: "not ready, or about to stop",
+        504: "the upstream took too long",
     }.items()
 }
 
