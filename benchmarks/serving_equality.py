@@ -1,4 +1,4 @@
-"""Answers through the server's engines beside those that runs recorded in training: how many are other, token for token.
+"""Answers through the server's engines beside those that runs recorded: how many are other, token for token.
 
     python benchmarks/serving_equality.py RUN RUN RUN --engines float32 bfloat16 q8_0 --out results/NAME.json
 

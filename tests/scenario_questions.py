@@ -1,4 +1,4 @@
-"""Questions of three scenarios in Chinese and English, written for the tests: those that a classifier sees, and others."""
+"""Questions of three scenarios in Chinese and English, written for the tests: a classifier's examples, and others."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""llama.cpp behind the gateway: many adapters at once, each answering as it was trained, swapped while others are answered."""
+"""llama.cpp behind the gateway: many adapters at once, each as it was trained, swapped while others answer."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from danlu.serving.routing import Routes
 from danlu.serving.serve import Keeping, make_desk
 from danlu.training.trained import open_run
 
-SIZE = Size(slots=4, context_tokens=512, max_waiting=8)
+SIZE = Size(slots=4, context_tokens=512, max_waiting=8, threads=1)
 KV = 1 << 28
 
 

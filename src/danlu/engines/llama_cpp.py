@@ -27,7 +27,7 @@ _CONTROL = 3  # token type of GGUF
 # Families with large vocabularies keep thousands of these; none ends an answer.
 _NEVER_AN_END = re.compile(r"unused|reserved|extra_id|placeholder", re.IGNORECASE)
 _MORE_THAN_ASKED = 4  # likeliest tokens that are fetched, for each token that is asked about
-_FORCED = 1e9
+FORCED = 1e9  # added to a token's logit: it is taken; the probabilities that are told are those without it
 
 
 class LlamaCppEngine:
@@ -99,8 +99,10 @@ class LlamaCppEngine:
         count = max(64, _MORE_THAN_ASKED * asked.shape[-1])
         found = torch.full(asked.shape, float("nan"))
         likeliest = torch.empty(len(answer), dtype=torch.long)
+        # Of a token that ends amid a character it tells nothing, so it is made to take another one.
+        plain = [[self._post("/tokenize", {"content": "a"})["tokens"][-1], FORCED]]
         for place in range(len(answer)):
-            told = self._complete([*prompt, *answer[:place]], Sampling(1), True, n_probs=count)
+            told = self._complete([*prompt, *answer[:place]], Sampling(1), True, n_probs=count, logit_bias=plain)
             top = told["completion_probabilities"][0]["top_logprobs"]
             by_id = {one["id"]: one["logprob"] for one in top}
             likeliest[place] = top[0]["id"]
@@ -110,7 +112,7 @@ class LlamaCppEngine:
 
     def _ends(self, token: int) -> bool:
         """Whether llama.cpp itself ends an answer at a token: it is made to take it, and watched."""
-        told = self._complete([token], Sampling(1), True, logit_bias=[[token, _FORCED]])
+        told = self._complete([token], Sampling(1), True, logit_bias=[[token, FORCED]])
         return bool(told["stop_type"] == "eos")
 
     def _complete(self, prompt: Sequence[int], sampling: Sampling, tuned: bool, **more: Any) -> Any:

@@ -25,7 +25,7 @@ from danlu.engines.answer_text import AnswerText
 from danlu.engines.batching import Ask, Piece, QueueFull, Ticket
 from danlu.engines.drawing import Token
 from danlu.engines.interface import Answer
-from danlu.engines.llama_cpp import start_server
+from danlu.engines.llama_cpp import FORCED, start_server
 from danlu.errors import DanluError, Fault, InputError, WorkError
 from danlu.serving.backends.turns import Turns
 
@@ -127,6 +127,7 @@ class LlamaServer:
         self.adapters, self.max_context = dict(adapters), size.context_tokens
         self.counters = Counters()
         self._numbers = {name: number for number, name in enumerate(adapters)}
+        self._plain = int(tokenizer("a", add_special_tokens=False)["input_ids"][-1])
         self._key = secrets.token_hex(16)
         each = -(-(size.context_tokens + 8) // 256) * 256
         self._server = start_server(
@@ -275,7 +276,11 @@ class LlamaServer:
         }
         slot.adapter, slot.known = ask.adapter, ()
         told = self._post(connection, body)
+        if not told["tokens"]:
+            raise WorkError(Fault("llama.cpp made no token"))
         slot.known = (*prompt, *told["tokens"][:-1])
+        if ask.num_likeliest is not None:
+            told["probabilities"] = self._probabilities(slot, body, told, connection)
         self.counters.slices += 1
         if not made:
             row.ticket.reused = int(told["timings"]["cache_n"])
@@ -285,21 +290,40 @@ class LlamaServer:
 
     def _post(self, connection: http.client.HTTPConnection, body: dict[str, Any]) -> dict[str, Any]:
         headers = {"Content-Type": "application/json", "Authorization": f"Bearer {self._key}"}
-        connection.request("POST", "/completion", json.dumps(body), headers)
-        response = connection.getresponse()
+        try:
+            connection.request("POST", "/completion", json.dumps(body), headers)
+            response = connection.getresponse()
+        except (ConnectionError, http.client.HTTPException):  # it closes connections that were idle, or used often
+            connection.close()
+            connection.request("POST", "/completion", json.dumps(body), headers)
+            response = connection.getresponse()
         content = response.read()
         if response.status != 200:
             raise WorkError(Fault(f"llama.cpp refuses a question: {content[:300].decode(errors='replace')}"))
         told: dict[str, Any] = json.loads(content)
-        if not told["tokens"]:
-            raise WorkError(Fault("llama.cpp made no token"))
         return told
+
+    def _probabilities(
+        self, slot: _Slot, body: dict[str, Any], told: dict[str, Any], connection: http.client.HTTPConnection
+    ) -> list[Any]:
+        """What was told of each token.
+
+        Of those that end amid a character llama.cpp tells nothing, so it is asked for it: another token is forced there,
+        which changes nothing of the probabilities that the model itself gives.
+        """
+        found = _aligned(told["tokens"], told.get("completion_probabilities") or [])
+        for place in [place for place, one in enumerate(found) if one is None]:
+            prompt = [*body["prompt"], *told["tokens"][:place]]
+            more = {"prompt": prompt, "n_predict": 1, "cache_prompt": True, "logit_bias": [[self._plain, FORCED]]}
+            (found[place],) = self._post(connection, {**body, **more})["completion_probabilities"]
+            slot.known = tuple(prompt)
+        return found
 
     def _hear(self, row: _Row, told: dict[str, Any]) -> bool:
         """Tells what was made; whether the answer has ended."""
         ask, said, tokens = row.ticket.ask, "", []
         made = told["tokens"]
-        probabilities = told.get("completion_probabilities") or [None] * len(made)
+        probabilities = told.get("probabilities") or [None] * len(made)
         for place, (token, about) in enumerate(zip(made, probabilities, strict=True), 1):
             row.ids.append(token)
             self.counters.answer_tokens += 1
@@ -328,8 +352,17 @@ def slice_end(made: int) -> int:
 def _token(token: int, about: dict[str, Any] | None, num_likeliest: int | None) -> Token:
     if about is None or num_likeliest is None:
         return Token(token)
-    likeliest = tuple((int(one["id"]), float(one["logprob"])) for one in about["top_logprobs"][:num_likeliest])
-    return Token(token, float(about["logprob"]), likeliest)
+    told = tuple((int(one["id"]), float(one["logprob"])) for one in about["top_logprobs"])
+    own = about["logprob"] if about["id"] == token else dict(told).get(token)
+    return Token(token, own, told[:num_likeliest])
+
+
+def _aligned(tokens: Sequence[int], told: Sequence[dict[str, Any]]) -> list[dict[str, Any] | None]:
+    """What is told of each token, or None: from the end, as what nothing is told of comes first in a character."""
+    left, found = list(told), []
+    for token in reversed(tokens):
+        found.append(left.pop() if left and left[-1]["id"] == token else None)
+    return found[::-1]
 
 
 def until_answered(server: LlamaServer, ask: Ask, seconds: float = 600.0) -> list[Token]:

@@ -39,7 +39,7 @@ class Turns:
 
     @contextmanager
     def turn(self, adapter: str | None, given_up: Callable[[], bool]) -> Iterator[bool]:
-        """Waits for a turn of the adapter's, and holds it; gives whether there is one, as it is not waited for for ever.
+        """Waits for a turn of the adapter's, and holds it; gives False where it was given up.
 
         Args:
             adapter: None is the base.
