@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -133,12 +135,14 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--served-model-name", default="model")
     parser.add_argument("--port", type=int)
-    for flag in ("--fails", "--sleeps", "--with-child"):
+    for flag in ("--fails", "--illegal", "--sleeps", "--with-child"):
         parser.add_argument(flag, action="store_true")
     chosen, _ = parser.parse_known_args()
     if chosen.fails:
         sys.stderr.write("loading\nValueError: no such model\n")
         sys.exit(3)
+    if chosen.illegal:
+        os.kill(os.getpid(), signal.SIGILL)
     if chosen.sleeps:
         time.sleep(60)
     if chosen.with_child:

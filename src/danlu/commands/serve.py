@@ -10,7 +10,7 @@ import click
 from danlu.commands.output import finish, json_option
 from danlu.errors import Fault, InputError, ResourceError
 
-_LIBRARIES = ("fastapi", "httpx", "prometheus_client", "uvicorn")
+_LIBRARIES = ("aiohttp", "fastapi", "httpx", "prometheus_client", "uvicorn")
 _ENGINES = ("transformers", "llama.cpp", "vllm", "upstream")
 _WHERE_NOT_SAID = "Longest answer, where a request does not say."
 

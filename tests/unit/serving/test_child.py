@@ -65,5 +65,7 @@ def test_one_that_ends_is_started_again_and_said_so() -> None:
 def test_one_that_does_not_start_says_why() -> None:
     with pytest.raises(ResourceError, match="ended with status 3: ValueError: no such model"):
         child("--fails")
+    with pytest.raises(ResourceError, match="instructions that this one lacks"):
+        child("--illegal")
     with pytest.raises(ResourceError, match="did not answer in 1 s"):
         child("--sleeps", ready_seconds=1)

@@ -114,7 +114,7 @@ def test_after_its_death_it_is_started_again_with_its_adapters(gateway: RunningG
 def test_a_base_that_was_quantised_in_training_is_refused(run: Path, tmp_path: Path) -> None:
     copy = broken_run(run, tmp_path, "other")
     recipe = copy / "recipe.resolved.yaml"
-    assert "quantization: null" in recipe.read_text()
-    recipe.write_text(recipe.read_text().replace("quantization: null", "quantization: {type: nf4}", 1))
+    assert "  quantization:\n" in recipe.read_text()
+    recipe.write_text(recipe.read_text().replace("  quantization:\n", "  quantization: {type: nf4}\n", 1))
     with pytest.raises(InputError, match="quantised as in this run's training"):
         open_vllm(open_run(copy), "auto", Limits(), stand_in)

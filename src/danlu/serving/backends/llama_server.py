@@ -358,7 +358,7 @@ def _token(token: int, about: dict[str, Any] | None, num_likeliest: int | None) 
 
 
 def _aligned(tokens: Sequence[int], told: Sequence[dict[str, Any]]) -> list[dict[str, Any] | None]:
-    """What is told of each token, or None: from the end, as what nothing is told of comes first in a character."""
+    """What is told of each token, or None: from the end, what a character lacks comes first."""
     left, found = list(told), []
     for token in reversed(tokens):
         found.append(left.pop() if left and left[-1]["id"] == token else None)
