@@ -23,7 +23,8 @@ from danlu.engines.batching import Ask, Piece, QueueFull
 from danlu.engines.drawing import Token
 from danlu.engines.interface import Sampling
 from danlu.engines.transformers_engine import TransformersEngine
-from danlu.errors import DanluError, FolderError, GateError, InputError
+from danlu.errors import DanluError, FolderError, GateError, InputError, ModelError
+from danlu.serving.backends import llama
 from danlu.serving.backends.interface import OpenedEngine
 from danlu.serving.backends.llama import LlamaBackend, fitted, kind_of, open_llama
 from danlu.serving.backends.llama_server import LlamaServer, Size, slice_end, until_answered
@@ -196,15 +197,15 @@ def test_who_leaves_frees_the_place_and_who_is_too_many_is_told(opened: OpenedEn
         engine.submit(ask(opened, QUESTIONS[0], "other"), lambda piece: None)
 
 
-@pytest.mark.parametrize(
-    ("how", "error", "message"), [("other", GateError, "logits"), ("base", InputError, "another base")]
-)
-def test_a_broken_run_is_refused_and_what_answers_goes_on(
-    opened: OpenedEngine, runs: list[Path], tmp_path: Path, how: str, error: type[DanluError], message: str
+def test_what_misses_its_probes_is_refused_and_what_answers_goes_on(
+    opened: OpenedEngine, runs: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = server_of(opened)
-    with pytest.raises(error, match=message):
-        opened.loads.load("broken", broken_run(runs[1], tmp_path, how), proven=False)
+    before, law = server_of(opened), opened.engine.server.adapters["law"]  # type: ignore[attr-defined]
+    monkeypatch.setattr(llama, "adapter_file", lambda subject, kind: law)
+    with pytest.raises(GateError, match="logits: differ"):
+        opened.loads.load("other", runs[1], proven=False)
+    with pytest.raises(ModelError, match="another base"):
+        opened.loads.load("other", broken_run(runs[1], tmp_path, "base"), proven=False)
     assert server_of(opened) is before
     assert opened.engine.figures()["servers"] == 1
 
@@ -242,7 +243,12 @@ def test_an_adapter_comes_while_another_answers_and_nothing_is_cut_off(
     until(lambda: opened.engine.figures()["servers"] == 1)
 
 
-def test_over_the_api_as_over_danlu_chat(runs: list[Path]) -> None:
+def test_over_the_api_as_over_danlu_chat(runs: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[int] = []
+    beside = LlamaBackend.beside
+    monkeypatch.setattr(
+        LlamaBackend, "beside", lambda self, adapters: started.append(len(adapters)) or beside(self, adapters)
+    )
     opened = open_llama(open_run(runs[0]), "f32", SIZE, KV)
     gateway = RunningGateway(make_desk(opened, run_folders(runs), Routes(), Keeping()))
     for run in runs:
@@ -252,6 +258,7 @@ def test_over_the_api_as_over_danlu_chat(runs: list[Path]) -> None:
             text = "".join(chunk.choices[0].delta.content or "" for chunk in streamed)
             assert text == expected_answers(run, question)[0]
     gateway.close()
+    assert started == [2], "one more server for both adapters"
 
 
 def test_slices_end_at_fixed_places_and_size_fits_the_memory(tiny_base: Path, opened: OpenedEngine) -> None:
@@ -266,7 +273,7 @@ def test_slices_end_at_fixed_places_and_size_fits_the_memory(tiny_base: Path, op
     assert fitted(Size(2, 0), tiny_base, 256 * 8192, exact=True) == Size(2, 2048, exact=True)
     with pytest.raises(InputError, match="too few for a context of 2048"):
         fitted(Size(4, 2048), tiny_base, 256 * 2000, exact=False)
-    assert kind_of(base_file(opened)) == "f32"
+    assert kind_of(server_of(opened).adapters["law"]) == "f32"
 
 
 def test_a_closed_one_says_so(runs: list[Path]) -> None:

@@ -115,6 +115,7 @@ async def _answer(
         if isinstance(desk.engine, UpstreamEngine):
             kept, visit = visit, Visit(None)  # closed by what follows
             return await passed(kept, desk.engine, request, question)
+        assert visit.lease is not None
         ask = await _ask(desk, question, messages, visit)
         shape = shape_of(visit.lease, desk.engine.tokenizer)
         await visit.begin(ask, question.seed is not None)

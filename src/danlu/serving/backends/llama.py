@@ -9,6 +9,7 @@ values, while both live.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -238,7 +239,7 @@ def fitted(size: Size, model: Path, kv_bytes: int, exact: bool) -> Size:
 
 
 def adapter_file(subject: Subject, kind: str) -> Path:
-    """A run's adapter as a GGUF file, made once and kept under its contents' hash.
+    """A run's adapter as a GGUF file, made once and kept under the hash of what it is made of.
 
     Raises:
         FolderError: llama.cpp can't take it.
@@ -248,8 +249,11 @@ def adapter_file(subject: Subject, kind: str) -> Path:
     if refused is not None:
         raise FolderError(refused)
     assert subject.adapter is not None
-    hashes = [file_hash(subject.adapter / name) for name in ("adapter_model.safetensors", "adapter_config.json")]
-    path = danlu_home() / "models" / "gguf-lora" / f"{hashes[0][:16]}{hashes[1][:8]}-{chosen}.gguf"
+    config = subject.adapter_config()
+    made_of = [base_hash(subject.base), file_hash(subject.adapter / "adapter_model.safetensors"), chosen]
+    made_of += [str(config.get(name)) for name in ("r", "lora_alpha", "use_rslora", "rank_pattern")]
+    name = hashlib.sha256(" ".join(made_of).encode()).hexdigest()[:24]
+    path = danlu_home() / "models" / "gguf-lora" / f"{name}-{chosen}.gguf"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         aside = path.with_name(f"{path.stem}.{os.getpid()}.{threading.get_ident()}.gguf")

@@ -308,8 +308,8 @@ class LlamaServer:
     ) -> list[Any]:
         """What was told of each token.
 
-        Of those that end amid a character llama.cpp tells nothing, so it is asked for it: another token is forced there,
-        which changes nothing of the probabilities that the model itself gives.
+        Of those that end amid a character llama.cpp tells nothing, so it is asked for it: another token is forced
+        there, which changes nothing of the probabilities that the model itself gives.
         """
         found = _aligned(told["tokens"], told.get("completion_probabilities") or [])
         for place in [place for place, one in enumerate(found) if one is None]:

@@ -63,7 +63,8 @@ class _Events(StreamingResponse):
 
 
 async def _sent_on(visit: Visit, reply: UpstreamReply, began: float) -> AsyncIterator[str]:
-    first, finish, usage = 0.0, "", {}
+    first, finish = 0.0, ""
+    usage: dict[str, Any] = {}
     try:
         async for content in reply.events():
             for choice in content.get("choices") or []:
