@@ -203,7 +203,7 @@ def bench_of(chosen: argparse.Namespace) -> Bench:
     from serving_llama import DirectBench, LlamaBench
 
     kind = DirectBench if chosen.engine == "llama-server" else LlamaBench
-    return kind(chosen.model, chosen.quantize, chosen.slots, chosen.prompt_tokens + chosen.tokens)
+    return kind(chosen.model, chosen.quantize, chosen.slots, chosen.prompt_tokens + chosen.tokens, chosen.threads)
 
 
 def main() -> None:
@@ -214,6 +214,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--quantize", default="q8_0")
     parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=0, help="of llama.cpp; 0: its own choice")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--adapters", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--seconds", type=float, default=20.0)

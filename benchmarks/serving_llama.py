@@ -27,10 +27,11 @@ class LlamaBench(Bench):
         kind: of its weights.
         slots: answers at once.
         context_tokens: of a prompt and its answer.
+        threads: that compute.
     """
 
-    def __init__(self, model: str, kind: str, slots: int, context_tokens: int) -> None:
-        self.served = open_llama(model, kind, Size(slots, max(context_tokens, _LONGEST), 128), 2 << 30)
+    def __init__(self, model: str, kind: str, slots: int, context_tokens: int, threads: int) -> None:
+        self.served = open_llama(model, kind, Size(slots, max(context_tokens, _LONGEST), 128, threads=threads), 2 << 30)
         assert isinstance(self.served.engine, LlamaBackend)
         self.engine: Any = self.served.engine
         self.tokenizer, self.slots = self.engine.tokenizer, slots
