@@ -2,10 +2,12 @@
 
     python benchmarks/serving.py --clients 1 8 32 --adapters 1 4 16 --seconds 20 --out results/NAME.json
     python benchmarks/serving.py --only arrivals      # first tokens with Poisson arrivals, prompts that share nothing
-    python benchmarks/serving.py --only overhead      # the gateway itself, before an engine that answers at once
+    python benchmarks/serving.py --engine llama.cpp --quantize q8_0
+    python benchmarks/serving.py --engine llama-server --quantize q8_0    # llama.cpp's own server, without anything
+    of ours
 
 Adapters are random LoRAs of rank 16 on all linear layers. `one_by_one` is Transformers' `generate` with PEFT's model,
-one prompt after another. Say on which machine, and that nothing else ran.
+one prompt after another. Say on which machine, and that nothing else ran. The gateway itself: gateway_overhead.py.
 """
 
 from __future__ import annotations
@@ -14,7 +16,6 @@ import argparse
 import json
 import random
 import statistics
-import sys
 import tempfile
 import threading
 import time
@@ -71,7 +72,21 @@ class Bench:
         from danlu.serving.loading import open_base
 
         self.served = open_base(model, dtype, Limits(max_rows=64, prefix_bytes=0))
-        self.engine = self.served.engine
+        self.engine: Any = self.served.engine
+        self.tokenizer = self.engine.tokenizer
+
+    @property
+    def names(self) -> list[str | None]:
+        """The adapters that are asked for in turn; the base where there is none."""
+        return list(self.engine.bank.names) or [None]
+
+    def figures(self) -> dict[str, int]:
+        """What the engine has done, as far as it is worth telling."""
+        return {"mixed_steps": self.engine.figures()["mixed_steps"]}
+
+    def close(self) -> None:
+        """Ends the engine."""
+        self.engine.close()
 
     def load(self, count: int) -> list[float]:
         """Seconds that each adapter took to be read from its file and put on."""
@@ -121,8 +136,7 @@ class Bench:
 
     def clients(self, count: int, seconds: float, prompt_tokens: int, tokens: int) -> dict[str, Any]:
         """So many clients, each asking anew when it is answered."""
-        asked = prompts(256, prompt_tokens, self.engine.tokenizer)
-        names: list[str | None] = list(self.engine.bank.names) or [None]
+        asked, names = prompts(256, prompt_tokens, self.tokenizer), self.names
         until = time.perf_counter() + seconds
         firsts: list[float] = []
         made = [0]
@@ -135,19 +149,18 @@ class Bench:
                 made[0] += count_now
                 turn += count
 
-        before = self.engine.figures()
+        before = self.figures()
         began = time.perf_counter()
         with ThreadPoolExecutor(count) as pool:
             list(pool.map(client, range(count)))
         took = time.perf_counter() - began
-        mixed = self.engine.figures()["mixed_steps"] - before["mixed_steps"]
-        return {"tokens_per_second": round(made[0] / took, 1), **percentiles(firsts), "mixed_steps": mixed}
+        done = {name: count - before[name] for name, count in self.figures().items()}
+        return {"tokens_per_second": round(made[0] / took, 1), **percentiles(firsts), **done}
 
     def arrivals(self, per_second: float, seconds: float, prompt_tokens: int, tokens: int) -> dict[str, Any]:
         """Clients that come when they come, whatever the others do."""
         dice = random.Random(1)
-        asked = prompts(512, prompt_tokens, self.engine.tokenizer)
-        names: list[str | None] = list(self.engine.bank.names) or [None]
+        asked, names = prompts(512, prompt_tokens, self.tokenizer), self.names
         with ThreadPoolExecutor(64) as pool:
             waiting, began, number = [], time.perf_counter(), 0
             while time.perf_counter() - began < seconds:
@@ -183,78 +196,57 @@ class Bench:
         return round(made / took, 1)
 
 
-def overhead(requests: int) -> dict[str, float]:
-    """Milliseconds that the gateway takes for a chat, before an engine that answers at once."""
-    import httpx
-    import uvicorn
+def bench_of(chosen: argparse.Namespace) -> Bench:
+    """The engine that was chosen."""
+    if chosen.engine == "transformers":
+        return Bench(chosen.model, chosen.dtype)
+    from serving_llama import DirectBench, LlamaBench
 
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    from instant_engine import InstantEngine
-
-    from danlu.models.embedded import embedded_model_folder
-    from danlu.models.tokenizer import load_tokenizer
-    from danlu.serving.catalogue import RunFolders
-    from danlu.serving.desk import Desk
-    from danlu.serving.gateway import make_app
-    from danlu.serving.routing import Routes
-    from danlu.serving.serve import listening_socket
-    from danlu.serving.shelf import Shelf
-
-    shelf = Shelf(RunFolders({}), None, ("base", "0" * 64))  # type: ignore[arg-type]
-    shelf.refresh()
-    engine = InstantEngine(load_tokenizer(embedded_model_folder("smollm2-135m-instruct")), 4096)
-    taken = listening_socket("127.0.0.1", 0)
-    server = uvicorn.Server(uvicorn.Config(make_app(Desk(engine, shelf, Routes())), log_level="warning"))
-    threading.Thread(target=server.run, kwargs={"sockets": [taken]}, daemon=True).start()
-    while not server.started:
-        time.sleep(0.01)
-    body = {"model": "base", "temperature": 0, "messages": [{"role": "user", "content": " ".join(WORDS * 10)}]}
-    seconds = []
-    with httpx.Client(base_url=f"http://127.0.0.1:{taken.getsockname()[1]}") as client:
-        for _ in range(requests):
-            began = time.perf_counter()
-            client.post("/v1/chat/completions", json=body).raise_for_status()
-            seconds.append(time.perf_counter() - began)
-    server.should_exit = True
-    return percentiles(seconds[requests // 10 :])
+    kind = DirectBench if chosen.engine == "llama-server" else LlamaBench
+    return kind(chosen.model, chosen.quantize, chosen.slots, chosen.prompt_tokens + chosen.tokens, chosen.threads)
 
 
 def main() -> None:
     """Measures what is asked for, and prints a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m-instruct")
+    parser.add_argument("--engine", choices=["transformers", "llama.cpp", "llama-server"], default="transformers")
     parser.add_argument("--dtype", default="float32")
+    parser.add_argument("--quantize", default="q8_0")
+    parser.add_argument("--slots", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=0, help="of llama.cpp; 0: its own choice")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--adapters", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--prompt-tokens", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=64)
-    parser.add_argument("--only", choices=["clients", "arrivals", "overhead", "one_by_one"])
+    parser.add_argument("--arrivals-adapters", type=int, default=4)
+    parser.add_argument("--only", choices=["clients", "arrivals", "one_by_one"])
     parser.add_argument("--out")
     chosen = parser.parse_args()
-    found: dict[str, Any] = {**describe_run(torch.get_num_threads()), "dtype": chosen.dtype}
+    kind = chosen.dtype if chosen.engine == "transformers" else chosen.quantize
+    found: dict[str, Any] = {**describe_run(torch.get_num_threads()), "engine": chosen.engine, "kind": kind}
 
     def note(name: str, work: Callable[[], Any]) -> None:
         if chosen.only in (None, name.split(" ")[0]):
             found[name] = work()
             print(f"{name}: {json.dumps(found[name])}", flush=True)
 
-    note("overhead", lambda: overhead(500))
-    if chosen.only != "overhead":
-        bench = Bench(chosen.model, chosen.dtype)
-        bench.clients(2, 2, 16, 8)
-        for adapters in chosen.adapters if chosen.only in (None, "clients") else []:
-            bench.unload()
-            loads = bench.load(adapters)
-            print(f"load {adapters}: {percentiles(loads)}, {bench.bytes_of_one / 1e6:.1f} MB each", flush=True)
-            for clients in chosen.clients:
-                size = (chosen.seconds, chosen.prompt_tokens, chosen.tokens)
-                note(f"clients {clients} adapters {adapters}", lambda n=clients, s=size: bench.clients(n, *s))
+    bench = bench_of(chosen)
+    bench.clients(2, 2, 16, 8)
+    for adapters in chosen.adapters if chosen.only in (None, "clients") else []:
         bench.unload()
-        bench.load(4)
-        note("arrivals", lambda: bench.arrivals(1.0, chosen.seconds * 3, 200, 32))
+        found[f"load {adapters}"] = {**percentiles(bench.load(adapters)), "megabytes_each": bench.bytes_of_one / 1e6}
+        print(f"load {adapters}: {found[f'load {adapters}']}", flush=True)
+        for clients in chosen.clients:
+            size = (chosen.seconds, chosen.prompt_tokens, chosen.tokens)
+            note(f"clients {clients} adapters {adapters}", lambda n=clients, s=size: bench.clients(n, *s))
+    bench.unload()
+    bench.load(chosen.arrivals_adapters)
+    note("arrivals", lambda: bench.arrivals(1.0, chosen.seconds * 3, 200, 32))
+    if chosen.engine == "transformers":
         note("one_by_one", lambda: bench.one_by_one(chosen.seconds, chosen.prompt_tokens, chosen.tokens))
-        bench.engine.close()
+    bench.close()
     if chosen.out:
         write_result(Path(chosen.out), found)
 

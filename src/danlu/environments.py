@@ -34,6 +34,7 @@ class Tool:
         needed_bytes: on the disk.
         alone: in a Python environment of its own; else beside Danlu's Python, without the packages' own requirements.
         import_from: folders in it, beside itself, from which its scripts import.
+        mend: is given the folder once all is installed.
     """
 
     name: str
@@ -41,6 +42,7 @@ class Tool:
     needed_bytes: int
     alone: bool
     import_from: tuple[str, ...] = ()
+    mend: Callable[[Path], None] | None = None
 
 
 def make_once(name: str, made_of: dict[str, Any], needed_bytes: int, make: Callable[[Path], None]) -> Path:
@@ -100,6 +102,8 @@ def tool_folder(tool: Tool) -> Path:
         there = () if tool.alone else ("--no-deps", "--target", str(folder))
         for group in tool.requirements:
             _pip_run([python, *_PIP, *there, *group], tool.name)
+        if tool.mend is not None:
+            tool.mend(folder)
 
     requirements = [list(group) for group in tool.requirements]
     return make_once(tool.name, {"requirements": requirements}, tool.needed_bytes, make)

@@ -8,9 +8,10 @@ from typing import Any
 import click
 
 from danlu.commands.output import finish, json_option
-from danlu.errors import Fault, ResourceError
+from danlu.errors import Fault, InputError, ResourceError
 
-_LIBRARIES = ("fastapi", "prometheus_client", "uvicorn")
+_LIBRARIES = ("aiohttp", "fastapi", "httpx", "prometheus_client", "uvicorn")
+_ENGINES = ("transformers", "llama.cpp", "vllm", "upstream")
 _WHERE_NOT_SAID = "Longest answer, where a request does not say."
 
 
@@ -20,7 +21,13 @@ _WHERE_NOT_SAID = "Longest answer, where a request does not say."
 @click.option("--base", metavar="MODEL", help="Serve this base, alone or with adapters; default that of the adapters.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at.")
 @click.option("--port", default=8000, show_default=True, type=click.IntRange(0, 65535), help="0: any that is free.")
-@click.option("--routes", metavar="FILE", help="Rules that choose an adapter by header, prefix or keyword.")
+@click.option("--routes", metavar="FILE", help="Rules that choose an adapter by header, prefix, keyword or example.")
+@click.option("--engine", default="transformers", show_default=True, type=click.Choice(_ENGINES), help="That answers.")
+@click.option("--quantize", metavar="KIND", help="Weights of --engine llama.cpp: f32, f16, q8_0 (default), q4_k_m, ...")
+@click.option("--upstream", metavar="URL", help="Server of --engine upstream; its key is in DANLU_UPSTREAM_KEY.")
+@click.option(
+    "--upstream-model", "names", multiple=True, metavar="NAME=THEIRS", help="What the upstream calls a model."
+)
 @click.option("--dtype", default="auto", show_default=True, type=click.Choice(["auto", "float32", "bfloat16"]))
 @click.option("--max-context", type=click.IntRange(16), help="Tokens of prompt and answer; default what the model can.")
 @click.option("--max-new-tokens", default=1024, show_default=True, type=click.IntRange(1), help=_WHERE_NOT_SAID)
@@ -53,6 +60,7 @@ def serve(
     """Serve RUNS, or a registry's adapters, on one base, by OpenAI's API; SIGTERM lets running answers end."""
     _require_libraries()
     from danlu.engines.batching import Limits
+    from danlu.serving.backends.table import Choice
     from danlu.serving.serve import Keeping, run_serve
     from danlu.serving.surroundings import Access
 
@@ -62,6 +70,8 @@ def serve(
         max_waiting=chosen["max_waiting"],
         kv_bytes=int(chosen["kv_gib"] * 2**30),
     )
+    names = dict(_named(text) for text in chosen["names"])
+    choice = Choice(chosen["engine"], chosen["dtype"], chosen["quantize"], limits, chosen["upstream"], names)
     keeping = Keeping(
         max_adapters=chosen["max_adapters"],
         drain_seconds=chosen["drain_seconds"],
@@ -70,8 +80,15 @@ def serve(
         redis=chosen["redis"],
         access=Access(**{name: chosen[name] for name in Access.__dataclass_fields__}),
     )
-    result = run_serve(runs, url, base, (host, port), routes, chosen["dtype"], limits, keeping)
+    result = run_serve(runs, url, base, (host, port), routes, choice, keeping)
     finish(result, as_json, f"{result['answers']} answers in {result['seconds']:.0f} s")
+
+
+def _named(text: str) -> tuple[str, str]:
+    name, equals, theirs = text.partition("=")
+    if not (name and equals and theirs):
+        raise InputError(Fault(f"{text} names no model", "--upstream-model", "NAME=THEIRS, as in bank=acme/bank-v3"))
+    return name, theirs
 
 
 def _require_libraries() -> None:

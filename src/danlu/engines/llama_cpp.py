@@ -7,6 +7,7 @@ tokenizer and end tokens are the file's.
 from __future__ import annotations
 
 import json
+import os
 import re
 import secrets
 import urllib.error
@@ -27,7 +28,7 @@ _CONTROL = 3  # token type of GGUF
 # Families with large vocabularies keep thousands of these; none ends an answer.
 _NEVER_AN_END = re.compile(r"unused|reserved|extra_id|placeholder", re.IGNORECASE)
 _MORE_THAN_ASKED = 4  # likeliest tokens that are fetched, for each token that is asked about
-_FORCED = 1e9
+FORCED = 1e9  # added to a token's logit: it is taken; the probabilities that are told are those without it
 
 
 class LlamaCppEngine:
@@ -51,7 +52,7 @@ class LlamaCppEngine:
         self.adapter = adapter
         self._key = secrets.token_hex(16)
         self._last_tuned = True
-        self._server = _start(model, adapter, context_tokens, self._key)
+        self._server = start_server(model, [adapter] if adapter else [], self._key, context_tokens)
         declared, others = _possible_ends(model)
         self.stop_ids = [token for token in declared if self._ends(token)]
         self.also_ends_at = [token for token in others if self._ends(token)]
@@ -99,8 +100,10 @@ class LlamaCppEngine:
         count = max(64, _MORE_THAN_ASKED * asked.shape[-1])
         found = torch.full(asked.shape, float("nan"))
         likeliest = torch.empty(len(answer), dtype=torch.long)
+        # Of a token that ends amid a character it tells nothing, so it is made to take another one.
+        plain = [[self._post("/tokenize", {"content": "a"})["tokens"][-1], FORCED]]
         for place in range(len(answer)):
-            told = self._complete([*prompt, *answer[:place]], Sampling(1), True, n_probs=count)
+            told = self._complete([*prompt, *answer[:place]], Sampling(1), True, n_probs=count, logit_bias=plain)
             top = told["completion_probabilities"][0]["top_logprobs"]
             by_id = {one["id"]: one["logprob"] for one in top}
             likeliest[place] = top[0]["id"]
@@ -110,7 +113,7 @@ class LlamaCppEngine:
 
     def _ends(self, token: int) -> bool:
         """Whether llama.cpp itself ends an answer at a token: it is made to take it, and watched."""
-        told = self._complete([token], Sampling(1), True, logit_bias=[[token, _FORCED]])
+        told = self._complete([token], Sampling(1), True, logit_bias=[[token, FORCED]])
         return bool(told["stop_type"] == "eos")
 
     def _complete(self, prompt: Sequence[int], sampling: Sampling, tuned: bool, **more: Any) -> Any:
@@ -148,7 +151,33 @@ class LlamaCppEngine:
             raise WorkError(Fault(f"llama.cpp refuses {path}: {said[:300]}")) from error
 
 
-def _start(model: Path, adapter: Path | None, context_tokens: int, key: str) -> Any:
+def start_server(
+    model: Path,
+    adapters: Sequence[Path],
+    key: str,
+    context_tokens: int,
+    slots: int = 1,
+    exact: bool = True,
+    threads: int = 0,
+) -> Any:
+    """llama.cpp's own server in this process, at a free port of the loopback; it ends when nothing refers to it.
+
+    Args:
+        model: a GGUF file.
+        adapters: GGUF files of LoRAs, numbered in this order.
+        key: that it is asked with.
+        context_tokens: of all slots together.
+        slots: answers at once.
+        exact: keys and values in float32, without flash attention.
+        threads: that compute; 0: llama.cpp's choice.
+
+    Raises:
+        ResourceError: xllamacpp is not installed.
+        ModelError: llama.cpp can't load a file.
+    """
+    # Threads that wait for each other in a loop starve where others want the cores too: on two busy cores a first token
+    # took 4.1 s instead of 0.8 s. It is read when the library is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         import xllamacpp
     except ImportError as error:
@@ -161,23 +190,29 @@ def _start(model: Path, adapter: Path | None, context_tokens: int, key: str) -> 
         ) from error
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
-    params.n_ctx, params.n_parallel, params.verbosity = context_tokens, 1, -1
+    params.n_ctx, params.n_parallel, params.verbosity = context_tokens, slots, -1
     params.cache_ram_mib = 0  # old prompts are kept without a word of whether the adapter was on
     params.warmup, params.api_keys, params.n_gpu_layers = False, [key], 0
-    # A cache in float16, llama.cpp's choice, would blur what is the file's doing.
-    params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
-    params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    if adapter:
-        lora = xllamacpp.CommonAdapterLoraInfo()
-        lora.path, lora.scale = str(adapter), 1.0
-        params.lora_adapters = [lora]
+    if exact:
+        # A cache in float16, llama.cpp's choice, would blur what is the file's doing.
+        params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
+        params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
+    if threads:
+        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    params.lora_adapters = [_lora(xllamacpp, path) for path in adapters]
     try:
         return xllamacpp.Server(params)
     except RuntimeError as error:
-        both = f"{model} with {adapter}" if adapter else str(model)
+        both = " with ".join(map(str, (model, *adapters)))
         raise ModelError(
             Fault(f"llama.cpp can't load this: {error}", both, "a GGUF file of a decoder-only model", "export it again")
         ) from error
+
+
+def _lora(xllamacpp: Any, path: Path) -> Any:
+    lora = xllamacpp.CommonAdapterLoraInfo()
+    lora.path, lora.scale = str(path), 1.0
+    return lora
 
 
 def _possible_ends(model: Path) -> tuple[list[int], list[int]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 
 from danlu.engines.batching import Ask
@@ -95,6 +96,7 @@ class Visit:
         account: of the request.
 
     Attributes:
+        passed_on: whether a server of its own answers.
         exchange: what was asked, for feedback on its answer.
     """
 
@@ -105,6 +107,7 @@ class Visit:
         self.lease: Lease | None = None
         self.stream: Stream | Kept | None = None
         self.key: str | None = None
+        self.passed_on = False
         self._done = False
         if desk is not None:
             desk.visits += 1
@@ -124,8 +127,11 @@ class Visit:
         if key is not None and not any(map(key.may_ask, names)):
             raise Refusal(403, f"this key may not ask {names[0][:100]!r}; it may ask {', '.join(key.models)}", "model")
 
-    async def reserve(self, ask: Ask) -> None:
-        """Takes what the answer may need at most of the key's tokens.
+    async def reserve(self, most: int) -> None:
+        """Takes what the answer may need of the key's tokens.
+
+        Args:
+            most: tokens of prompt and answer, at most.
 
         Raises:
             Refusal: so many are not left.
@@ -135,7 +141,6 @@ class Visit:
         self.account.about |= {"model": self.lease.label, "version": self.lease.hash[:16]}
         if (key := self.account.key) is None:
             return
-        most = len(ask.prompt) + ask.sampling.max_new_tokens
         taken = await self.desk.guard.allowance.take_tokens(key, most)
         if taken is not None:
             refuse_over(taken, f"{key.tokens_per_day} tokens a day, and up to {most} were asked for")
@@ -165,40 +170,61 @@ class Visit:
     def note(self, answer: Answer) -> None:
         """The answer came to its end."""
         assert self.desk is not None
-        assert self.lease is not None
         assert self.stream is not None
-        self._done = True
-        metrics, label, ticket = self.desk.metrics, self.lease.label, self.stream.ticket
-        metrics.answers.labels(label, answer.finish).inc()
+        ticket = self.stream.ticket
         counted = {"prompt": len(ticket.ask.prompt), "reused": ticket.reused, "answer": len(answer.ids)}
-        for kind, count in counted.items():
-            metrics.tokens.labels(label, kind).inc(count)
-        metrics.first_token.observe(self.stream.first or 0.0)
-        metrics.seconds.observe(time.perf_counter() - self.stream.began)
+        self.count(answer.finish, counted, self.stream.first or 0.0, self.stream.began)
         if self.desk.cache is not None and self.key is not None and not self.was_kept:
             self.desk.cache.put(self.key, answer)
-        self._settle(len(ticket.ask.prompt) + len(answer.ids))
-        self.account.about |= {
-            "finish": answer.finish,
-            "prompt_tokens": len(ticket.ask.prompt),
-            "answer_tokens": len(answer.ids),
-            "cached": self.was_kept,
-        }
+        self.tell(answer.text)
+
+    def count(self, finish: str, tokens: Mapping[str, int], first_seconds: float, began: float) -> None:
+        """Counts an answer that came to its end.
+
+        Args:
+            finish: why it ended.
+            tokens: of its prompt, those reused, and of the answer.
+            first_seconds: until its first token.
+            began: when, as `time.perf_counter` says.
+        """
+        assert self.desk is not None
+        assert self.lease is not None
+        self._done = True
+        metrics, label = self.desk.metrics, self.lease.label
+        metrics.answers.labels(label, finish).inc()
+        for kind, count in tokens.items():
+            metrics.tokens.labels(label, kind).inc(count)
+        metrics.first_token.observe(first_seconds)
+        metrics.seconds.observe(time.perf_counter() - began)
+        self._settle(tokens["prompt"] + tokens["answer"])
+        told = {"prompt_tokens": tokens["prompt"], "answer_tokens": tokens["answer"], "cached": self.was_kept}
+        self.account.about |= {"finish": finish, **told}
+
+    def tell(self, text: str, id: str | None = None) -> None:
+        """Remembers the exchange for feedback; the request's entry can be written.
+
+        Args:
+            text: of the answer.
+            id: that another server gave it.
+        """
+        assert self.desk is not None
         if self.exchange is not None:
-            self.account.about["answer"] = self.exchange.id
+            exchange = replace(self.exchange, said=text, id=id or self.exchange.id)
+            self.account.about["answer"] = exchange.id
             journal = self.desk.guard.journal
             if journal is not None and journal.with_texts:
-                self.account.about |= {"messages": list(self.exchange.messages), "said": answer.text}
+                self.account.about |= {"messages": list(exchange.messages), "said": text}
             if self.desk.feedback is not None:
-                self.desk.feedback.remember(replace(self.exchange, said=answer.text))
+                self.desk.feedback.remember(exchange)
         self.account.complete = True
 
     def close(self) -> None:
         """The request has ended, whatever came of it."""
         if self.desk is None:
             return
-        if self.stream is not None and not self._done:
-            self.stream.cancel()
+        if (self.stream is not None or self.passed_on) and not self._done:
+            if self.stream is not None:
+                self.stream.cancel()
             self.desk.metrics.answers.labels(self.lease.label if self.lease else "", "abandoned").inc()
             self.account.about["finish"] = "abandoned"
         self._settle(len(self.stream.ask.prompt) + self.stream.num_tokens if self.stream is not None else 0)

@@ -18,6 +18,8 @@ from danlu.engines.interface import Answer, Sampling
 from danlu.errors import DanluError, InputError
 from danlu.serving.access.guard import account_of
 from danlu.serving.administration import add_administration
+from danlu.serving.backends.passing import passed
+from danlu.serving.backends.upstream import UpstreamEngine
 from danlu.serving.desk import Desk, Visit
 from danlu.serving.feedback.recent import Exchange
 from danlu.serving.feedback.route import add_feedback
@@ -98,8 +100,11 @@ def _add_health(app: FastAPI, desk: Desk) -> None:
     @app.get("/readyz", response_model=Health, responses={503: {"model": Health}})
     async def readyz() -> Response:
         """Whether requests should be sent here; and, where no keys are asked for, which adapters are not served."""
-        faults = desk.shelf.faults if desk.guard.keyring is None else []
-        return json_response({"status": desk.status, "faults": faults}, 200 if desk.status == "ok" else 503)
+        status, faults = desk.status, desk.shelf.faults
+        if isinstance(desk.engine, UpstreamEngine) and (away := desk.engine.fault()):
+            status, faults = "away", [away, *faults]
+        shown = faults if desk.guard.keyring is None else []
+        return json_response({"status": status, "faults": shown}, 200 if status == "ok" else 503)
 
     text: dict[int | str, Any] = {200: {"content": {"text/plain": {}}}}
 
@@ -120,8 +125,13 @@ async def _answer(
         name = desk.routes.choose(question.model, request.headers, lambda: _last_question(messages))
         visit.require_allowed(question.model, name)
         visit.lease = await _leased(desk, name)
+        if isinstance(desk.engine, UpstreamEngine):
+            visit.exchange = Exchange("", visit.owner, visit.lease.label, visit.lease.hash, messages)
+            kept, visit = visit, Visit(None)  # closed by what follows
+            return await passed(kept, desk.engine, request, question)
+        assert visit.lease is not None
         ask = await _ask(desk, question, messages, visit)
-        await visit.reserve(ask)
+        await visit.reserve(len(ask.prompt) + ask.sampling.max_new_tokens)
         shape = shape_of(visit.lease, desk.engine.tokenizer)
         visit.exchange = Exchange(shape.id, visit.owner, visit.lease.label, visit.lease.hash, messages)
         await visit.begin(ask, question.seed is not None)

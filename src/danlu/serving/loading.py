@@ -41,6 +41,16 @@ class ServedBase:
     dtype: str
     engine: BatchingEngine
 
+    @property
+    def computed(self) -> str:
+        """What an answer depends on beside base, adapter and question."""
+        return f"{self.dtype} {self.quantization}"
+
+    @property
+    def loads(self) -> AdapterLoader:
+        """Puts adapters on it."""
+        return AdapterLoader(self)
+
 
 def open_base(of: TrainedRun | str, dtype: str, limits: Limits) -> ServedBase:
     """Loads the base of a run as it was trained on, or a model by its name.
@@ -98,17 +108,25 @@ class AdapterLoader:
         self.base.engine.remove(name)
 
     def _require_base(self, run: TrainedRun) -> None:
-        if run.recipe.adapter is None:
-            hint = "export it with `danlu export RUN --to merged`, and serve the export by --base"
-            raise FolderError(Fault("this run trained the model itself, it has no adapter", str(run.folder), hint=hint))
-        if run.about.get("base_sha256", self.base.sha256) != self.base.sha256:
-            what = f"it was trained on another base, {run.recipe.model.name}"
-            raise ModelError(
-                Fault(what, str(run.folder), f"SHA-256 {self.base.sha256}", "serve it beside its own base")
-            )
+        require_base(run, self.base.sha256)
         if run.recipe.model.quantization != self.base.quantization:
             what = "its base was quantised otherwise in training"
             raise ModelError(Fault(what, str(run.folder), "model.quantization of all runs the same"))
+
+
+def require_base(run: TrainedRun, sha256: str | None) -> None:
+    """Requires that a run has an adapter, and was trained on the base with this hash; None: on any.
+
+    Raises:
+        FolderError: it has none.
+        ModelError: it was trained on another.
+    """
+    if run.recipe.adapter is None:
+        hint = "export it with `danlu export RUN --to merged`, and serve the export by --base"
+        raise FolderError(Fault("this run trained the model itself, it has no adapter", str(run.folder), hint=hint))
+    if sha256 is not None and run.about.get("base_sha256", sha256) != sha256:
+        what = f"it was trained on another base, {run.recipe.model.name}"
+        raise ModelError(Fault(what, str(run.folder), f"SHA-256 {sha256}", "serve it beside its own base"))
 
 
 def _name(dtype: torch.dtype) -> str:

@@ -41,6 +41,11 @@ class Metrics:
         for name, value in self._counts().items():
             yield CounterMetricFamily(f"danlu_engine_{name}", name.replace("_", " "), value=value)
 
+    def num_answers(self) -> int:
+        """Answers that came to their end."""
+        samples = [one for metric in self.answers.collect() for one in metric.samples if one.name.endswith("_total")]
+        return int(sum(one.value for one in samples if one.labels["finish"] != "abandoned"))
+
     def text(self) -> bytes:
         """All of it in Prometheus' text format."""
         return generate_latest(self._registry)

@@ -8,7 +8,7 @@ from danlu.engines.answers import next_tokens_of
 from danlu.engines.batching import BatchingEngine
 from danlu.engines.interface import NextTokens
 from danlu.errors import Fault, GateError
-from danlu.export.comparison import BOUNDS, compare
+from danlu.export.comparison import BOUNDS, Bounds, Comparison, compare
 from danlu.training.probes import Probes
 
 
@@ -57,8 +57,16 @@ def prove(engine: BatchingEngine, adapter: str, probes: Probes, dtype: str, wher
     if any(engine.prompt_ids(probe.messages) != probe.prompt_ids for probe in probes.probes):
         faults.append("the prompts have other tokens than in training: template or tokenizer changed")
     against = dtype if all(dtype in probe.expected for probe in probes.probes) else "float32"
-    comparison = compare(_Scores(engine, adapter), probes, against)
-    faults += comparison.out_of(BOUNDS[dtype])
+    return judge(faults, compare(_Scores(engine, adapter), probes, against), BOUNDS[dtype], where)
+
+
+def judge(faults: list[str], comparison: Comparison, bounds: Bounds, where: str) -> dict[str, object]:
+    """The figures, where there is no fault and they keep to the bounds.
+
+    Raises:
+        GateError: with all faults, and everything that was missed.
+    """
+    faults = faults + comparison.out_of(bounds)
     if faults:
         hint = "it would not answer as it was trained; export and check the run, or train again"
         raise GateError(*(Fault(fault, where, hint=hint) for fault in faults), result={"parity": comparison.to_json()})

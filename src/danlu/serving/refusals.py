@@ -20,8 +20,7 @@ _TYPES = {
     401: "authentication_error",
     403: "permission_error",
     429: "rate_limit_error",
-    500: "server_error",
-    503: "server_error",
+    **dict.fromkeys((500, 502, 503, 504), "server_error"),
 }
 _CODES = {
     403: "not_allowed",
@@ -30,7 +29,9 @@ _CODES = {
     408: "too_slow",
     413: "request_too_large",
     429: "queue_full",
+    502: "upstream_failed",
     503: "not_ready",
+    504: "upstream_timeout",
 }
 # For the OpenAPI document.
 REFUSALS: dict[int | str, dict[str, Any]] = {
@@ -44,7 +45,9 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
         413: "the body is too large",
         429: "too many questions wait, or the key's quota is used up",
         500: "the model failed",
+        502: "the upstream failed",
         503: "not ready, or about to stop",
+        504: "the upstream took too long",
     }.items()
 }
 # Of every route that asks for a key.

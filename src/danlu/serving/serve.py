@@ -14,14 +14,14 @@ from typing import Any, cast
 
 import uvicorn
 
-from danlu.engines.batching import Limits
 from danlu.errors import Fault, InputError, Stopped
 from danlu.registry import Registry
 from danlu.serving.answer_cache import AnswerCache, LocalAnswers, RedisAnswers
+from danlu.serving.backends.interface import Opened
+from danlu.serving.backends.table import Choice, open_engine, open_their_engine
 from danlu.serving.catalogue import Catalogue, RunFolders, run_folders
 from danlu.serving.desk import Desk
 from danlu.serving.gateway import make_app
-from danlu.serving.loading import AdapterLoader, ServedBase, open_base
 from danlu.serving.patience import patient_protocol
 from danlu.serving.routing import Routes, read_routes
 from danlu.serving.shelf import Shelf
@@ -81,8 +81,7 @@ def run_serve(
     base: str | None,
     address: tuple[str, int],
     routes: str | None = None,
-    dtype: str = "auto",
-    limits: Limits | None = None,
+    choice: Choice | None = None,
     keeping: Keeping | None = None,
 ) -> dict[str, Any]:
     """Serves until SIGTERM or Ctrl-C.
@@ -93,8 +92,7 @@ def run_serve(
         base: a model, alone or with adapters; None is the adapters' own.
         address: host and port; port 0 is any that is free.
         routes: a file of rules.
-        dtype: to compute in; `auto` is that of the runs.
-        limits: of the engine.
+        choice: of the engine.
         keeping: how long and how many.
 
     Returns:
@@ -107,9 +105,9 @@ def run_serve(
     started = time.perf_counter()
     keeping = keeping or Keeping()
     read = read_routes(Path(routes)) if routes else Routes()
-    catalogue = _catalogue(runs, registry, base)
+    choice = choice or Choice()
     with listening_socket(*address) as taken, closing(_surroundings(keeping, taken)) as around:
-        served = open_base(base or _first_run(catalogue), dtype, limits or Limits())
+        served, catalogue = _open(choice, runs, registry, base)
         desk = make_desk(served, catalogue, read, keeping, around)
         stop = threading.Event()
         watcher = threading.Thread(target=desk.watch, args=(keeping.poll_seconds, stop), daemon=True)
@@ -134,7 +132,7 @@ def run_serve(
     if server.signal == signal.SIGINT:
         raise Stopped(Fault("stopped", url, hint="start it again with the same command"))
     seconds = round(time.perf_counter() - started, 1)
-    return {"address": url, "answers": served.engine.counters.answers, "seconds": seconds}
+    return {"address": url, "answers": desk.metrics.num_answers(), "seconds": seconds}
 
 
 class Keeping:
@@ -167,7 +165,7 @@ class Keeping:
 
 
 def make_desk(
-    served: ServedBase, catalogue: Catalogue, routes: Routes, keeping: Keeping, around: Surroundings | None = None
+    served: Opened, catalogue: Catalogue, routes: Routes, keeping: Keeping, around: Surroundings | None = None
 ) -> Desk:
     """A gateway's desk; run folders are loaded and proven at once, a registry's adapters by `Desk.watch`.
 
@@ -177,15 +175,14 @@ def make_desk(
     swaps: list[Desk] = []
     shelf = Shelf(
         catalogue,
-        AdapterLoader(served),
+        served.loads,
         (served.name, served.sha256),
         keeping.max_adapters,
         lambda outcome: swaps[0].metrics.swaps.labels(outcome).inc(),
     )
-    local, computed = LocalAnswers(keeping.cache_bytes), f"{served.dtype} {served.quantization}"
-    link = around.link if around is not None else None
+    local, link = LocalAnswers(keeping.cache_bytes), around.link if around is not None else None
     shared = RedisAnswers(link) if link is not None else None
-    cache = AnswerCache(computed, local, shared) if keeping.cache_bytes or shared else None
+    cache = AnswerCache(served.computed, local, shared) if keeping.cache_bytes or shared else None
     desk = Desk(served.engine, shelf, routes, keeping.max_new_tokens, cache, around)
     if link is not None:
         link.on_fault = desk.metrics.cache.labels("away").inc
@@ -203,6 +200,15 @@ def make_desk(
 
 def _surroundings(keeping: Keeping, taken: socket.socket) -> Surroundings:
     return open_surroundings(keeping.access, taken.getsockname()[:2], keeping.redis)
+
+
+def _open(choice: Choice, runs: Sequence[str], registry: str | None, base: str | None) -> tuple[Opened, Catalogue]:
+    """The engine, and where its adapters come from."""
+    if choice.engine == "upstream":
+        found = _catalogue(runs, registry, base) if runs or registry is not None else None
+        return open_their_engine(choice, base, found)
+    catalogue = _catalogue(runs, registry, base)
+    return open_engine(choice, lambda: base or _first_run(catalogue), catalogue), catalogue
 
 
 def _catalogue(runs: Sequence[str], registry: str | None, base: str | None) -> Catalogue:

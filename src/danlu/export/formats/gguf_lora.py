@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -53,29 +54,30 @@ def _odd_scales(config: dict[str, Any]) -> bool:
 
 def write(subject: Subject, merged: Path, folder: Path, chosen: str | None) -> dict[str, Any]:
     """Writes `adapter.gguf`, and in `base.json` which base it goes on."""
-    assert subject.adapter is not None
-    config = subject.adapter_config()
-    aside = folder / ".adapter"
-    aside.mkdir()
-    # llama.cpp scales by alpha / rank alone: alpha·√rank / rank is rsLoRA's alpha / √rank.
-    scale = config["r"] ** 0.5 if config.get("use_rslora") else 1.0
-    write_json(
-        aside / "adapter_config.json", config | {"lora_alpha": config["lora_alpha"] * scale, "use_rslora": False}
-    )
-    (aside / "adapter_model.safetensors").symlink_to((subject.adapter / "adapter_model.safetensors").absolute())
-    path = folder / "adapter.gguf"
-    chosen = chosen or "f16"
-    words = [str(aside), "--base", str(subject.base), "--outfile", str(path), "--outtype", chosen]
-    convert("convert_lora_to_gguf.py", words, "the conversion to a GGUF adapter")
-    for name in ("adapter_config.json", "adapter_model.safetensors"):
-        (aside / name).unlink()
-    aside.rmdir()
-    base = _base_file(subject, chosen)
+    path, chosen = folder / "adapter.gguf", chosen or "f16"
+    write_adapter(subject, path, chosen)
+    base = base_file(subject, chosen)
     write_json(folder / BASE, {"gguf": str(base), "weights_sha256": base_hash(subject.base), "quantize": chosen})
     return {"file": path.name, "file_bytes": path.stat().st_size, "base_gguf": str(base)}
 
 
-def _base_file(subject: Subject, chosen: str) -> Path:
+def write_adapter(subject: Subject, path: Path, chosen: str) -> None:
+    """The adapter alone as one GGUF file; `chosen` is one of the format's types."""
+    assert subject.adapter is not None
+    config = subject.adapter_config()
+    # llama.cpp scales by alpha / rank alone: alpha·√rank / rank is rsLoRA's alpha / √rank.
+    scale = config["r"] ** 0.5 if config.get("use_rslora") else 1.0
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".adapter") as aside:
+        plain = config | {"lora_alpha": config["lora_alpha"] * scale, "use_rslora": False}
+        write_json(Path(aside) / "adapter_config.json", plain)
+        (Path(aside) / "adapter_model.safetensors").symlink_to(
+            (subject.adapter / "adapter_model.safetensors").absolute()
+        )
+        words = [aside, "--base", str(subject.base), "--outfile", str(path), "--outtype", chosen]
+        convert("convert_lora_to_gguf.py", words, "the conversion to a GGUF adapter")
+
+
+def base_file(subject: Subject, chosen: str) -> Path:
     """The base as a GGUF file, made once and kept: what the adapter is proven on, and can be run on."""
     path = danlu_home() / "models" / "gguf" / f"{base_hash(subject.base)[:16]}-{chosen}.gguf"
     if not path.is_file():
