@@ -80,8 +80,11 @@ def verify(head: str | None = None) -> dict[str, Any]:
 
 def entry_line(entry: dict[str, Any]) -> str:
     """An entry for people: when, who, what, and what else is short enough."""
-    place = entry.get("adapter") or entry.get("run_folder", "")
-    outcome = " ".join(str(entry[key]) for key in ("alias", "outcome", "why") if entry.get(key))
+    key = entry.get("key")
+    asker = key.get("name", "") if isinstance(key, dict) else entry.get("key_name") or ""
+    place = entry.get("adapter") or entry.get("run_folder") or entry.get("model") or entry.get("path") or ""
+    told = (asker, *(entry.get(key) for key in ("alias", "outcome", "why", "status")))
+    outcome = " ".join(str(one) for one in told if one)
     who = f"{entry.get('user', '?')}@{entry.get('host', '?')}"
     return (
         f"{entry['number']:>5}  {entry.get('time', '?')}  {who}  {entry.get('kind', '?')}  {place}  {outcome}".rstrip()

@@ -247,8 +247,12 @@ class Keyring:
         return found.st_mtime_ns, found.st_size, found.st_ino
 
 
-def read_moment(text: str) -> str:
+def read_moment(text: str, where: str = "expires") -> str:
     """A day or a moment, as it stands in the file.
+
+    Args:
+        text: in UTC.
+        where: it was given, for the message.
 
     Raises:
         InputError: it is neither.
@@ -257,7 +261,7 @@ def read_moment(text: str) -> str:
         moment = datetime.fromisoformat(text.removesuffix("Z"))
     except ValueError as error:
         allowed = "a day or a moment in UTC, as in 2026-12-31 or 2026-12-31T12:00:00Z"
-        raise InputError(Fault(f"{text[:40]!r} is no time", "expires", allowed)) from error
+        raise InputError(Fault(f"{text[:40]!r} is no time", where, allowed)) from error
     if moment.tzinfo is not None:
         moment = moment.astimezone(timezone.utc)
     return moment.replace(tzinfo=None, microsecond=0).isoformat() + "Z"

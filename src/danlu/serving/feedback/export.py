@@ -35,7 +35,7 @@ def run_feedback_export(
     Raises:
         InputError: the store can't be read, or the folder has something.
     """
-    begin = read_moment(since) if since else ""
+    begin = read_moment(since, "--since") if since else ""
     records = [
         record
         for record in open_store(store).records()
