@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from danlu.evaluation.wording import ENGLISH, NAMES, Language, Say, known, speaker, verdict_sentence
+from danlu.evaluation.wording import ENGLISH, NAMES, Language, Say, known, named, reteller, speaker, verdict_sentence
 from danlu.pages.bars import bars
 from danlu.pages.charts import line_chart
 from danlu.pages.difference import difference
@@ -66,7 +66,8 @@ def _view(content: dict[str, Any], language: Language) -> dict[str, Any]:
     return {
         **content,
         "say": say,
-        "known": lambda phrase: known(say, phrase),
+        "retell": reteller(language),
+        "named": lambda metric: named(metric, say),
         "language": language,
         "other_page": PAGES["zh" if language == "en" else "en"],
         "sentence": verdict_sentence(content["comparison"], say=say),
@@ -76,6 +77,7 @@ def _view(content: dict[str, Any], language: Language) -> dict[str, Any]:
         "rules_asked": [{**rule, "asked": _asked(rule)} for rule in (content["gate"] or {"rules": []})["rules"]],
         "charts": curve_charts(content["curve"], say),
         "held_out": say("held out"),
+        "attacked_score": " + ".join(named(name, say) for name in (content["robustness"] or {"score": ()})["score"]),
         "attacks": _attacks(content["robustness"]),
         "general": _general(content["forgetting"], say),
         "lengths": _lengths(content["latency"]),
@@ -102,10 +104,14 @@ def metric_table(
     for name, base in metrics["base"].items():
         one = (compared or {}).get(name, {})
         row = _row(name, _title(name, one.get("task", "field"), loss_rows, say), base, metrics["tuned"][name], one, say)
-        groups = one.get("groups") or {}
-        row["groups"] = [_row(name, group, each["first"], each["second"], each, say) for group, each in groups.items()]
+        row["groups"] = [_group_row(name, *each, say) for each in (one.get("groups") or {}).items()]
         rows.append(row)
     return rows
+
+
+def _group_row(name: str, group: str, one: dict[str, Any], say: Say) -> dict[str, Any]:
+    title = say("{group} (n = {rows})", group=group, rows=one["rows"])
+    return _row(name, title, one["first"], one["second"], one, say)
 
 
 def _row(name: str, title: str, base: float, tuned: float, one: dict[str, Any], say: Say) -> dict[str, Any]:
@@ -132,7 +138,7 @@ def _title(name: str, task: str, loss_rows: int | None, say: Say) -> str:
         return say(_TITLES[name])
     if name in NAMES:
         return NAMES[name]
-    plain = name.replace("_", " ").replace(".", ": ")
+    plain = named(name.replace(".", ": "), say)
     plain = plain[:1].upper() + plain[1:]
     return say("{name} equal to the reference's", name=plain) if task == "field" else plain
 
