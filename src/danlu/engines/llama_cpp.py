@@ -162,6 +162,8 @@ def _start(model: Path, adapter: Path | None, context_tokens: int, key: str) -> 
     params = xllamacpp.CommonParams()
     params.model.path = str(model)
     params.n_ctx, params.n_parallel, params.verbosity = context_tokens, 1, -1
+    # As many as torch takes: two that wait for one core in turns are slower than one alone.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = torch.get_num_threads()
     params.cache_ram_mib = 0  # old prompts are kept without a word of whether the adapter was on
     params.warmup, params.api_keys, params.n_gpu_layers = False, [key], 0
     # A cache in float16, llama.cpp's choice, would blur what is the file's doing.
