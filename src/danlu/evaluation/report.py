@@ -117,7 +117,7 @@ def _group_row(name: str, group: str, one: dict[str, Any], say: Say) -> dict[str
 def _row(name: str, title: str, base: float, tuned: float, one: dict[str, Any], say: Say) -> dict[str, Any]:
     style = one.get("style", "nats" if name == "loss" else "share")
     interval, verdict = one.get("interval"), one.get("verdict", "")
-    low, high = (_changed(value, style, say) for value in interval) if interval else ("", "")
+    low, high = (_signed(value, style) for value in interval) if interval else ("", "")
     return {
         "name": name,
         "title": title,
@@ -148,9 +148,18 @@ def _shown(value: float, style: str) -> str:
 
 
 def _changed(difference: float, style: str, say: Say) -> str:
-    if style == "share":
-        return say("{points} points", points=f"{100 * difference:+.1f}")
-    return f"{difference:+.3f}" if style == "nats" else f"{difference:+.1f}"
+    text = _signed(difference, style)
+    return say("{points} points", points=text) if style == "share" else text
+
+
+def _signed(difference: float, style: str) -> str:
+    return (
+        f"{100 * difference:+.1f}"
+        if style == "share"
+        else f"{difference:+.3f}"
+        if style == "nats"
+        else f"{difference:+.1f}"
+    )
 
 
 def _asked(rule: dict[str, Any]) -> str:
