@@ -104,7 +104,8 @@ def metric_table(
     for name, base in metrics["base"].items():
         one = (compared or {}).get(name, {})
         row = _row(name, _title(name, one.get("task", "field"), loss_rows, say), base, metrics["tuned"][name], one, say)
-        row["groups"] = [_group_row(name, *each, say) for each in (one.get("groups") or {}).items()]
+        groups = (one.get("groups") or {}).items()
+        row["groups"] = [_group_row(name, group, each, say) for group, each in groups]
         rows.append(row)
     return rows
 
