@@ -62,15 +62,23 @@ def recipe() -> None:
 @_json_option
 def recipe_check(path: str, overrides: tuple[str, ...], as_json: bool) -> None:
     """Check keys, then all that can be known before training: rows, labels, template, method, memory, disk."""
-    from danlu.planning.preflight import preflight, require_flightworthy
+    from danlu.planning.preflight import require_flightworthy
     from danlu.recipe import load_recipe
 
-    findings = preflight(load_recipe(path, overrides))
+    findings = _preflight(load_recipe(path, overrides))
     _say_findings(findings)
     require_flightworthy(findings)
     worth = sum(finding.level == "warning" for finding in findings)
     text = f"{path}: good" + (f", with {worth} warning{'s' if worth > 1 else ''}" if worth else "")
     _finish({"recipe": path, "valid": True, "findings": [one.to_json() for one in findings]}, as_json, text)
+
+
+def _preflight(loaded: Any) -> list[Any]:
+    """All that can be found before training, in what evaluation will ask too."""
+    from danlu.evaluation.run import require_task_files
+    from danlu.planning.preflight import preflight
+
+    return preflight(loaded, require_task_files)
 
 
 def _say_findings(findings: Sequence[Any]) -> None:
@@ -204,9 +212,9 @@ def _checked(loaded: Any) -> list[dict[str, str]]:
 
     if not processes_of_environment().first:
         return []
-    from danlu.planning.preflight import preflight, require_flightworthy
+    from danlu.planning.preflight import require_flightworthy
 
-    findings = preflight(loaded)
+    findings = _preflight(loaded)
     require_flightworthy(findings)
     _say_findings(findings)
     return [one.to_json() for one in findings]

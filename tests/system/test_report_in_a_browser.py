@@ -156,7 +156,8 @@ def test_the_report_fits_the_screen_and_draws_its_curve(width: int, page: str, t
     write_report(tmp_path, content())
     found = measured(tmp_path / page, width, tmp_path)
     text = (tmp_path / page).read_text(encoding="utf-8")
-    assert "compliance of cards, min 0.95: 0.4 is under 0.95" in text
+    said = "0.4 is under 0.95" if page == PAGES["en"] else "0.4 低于 0.95"
+    assert f"compliance of cards, min 0.95: {said}" in text
     assert "compliance of cards, min 0.95, min_gain 0.1 against base</li>" in text
     assert found["client"] == width
     assert found["scroll"] <= width, "nothing sticks out to the side"

@@ -197,8 +197,8 @@ def start_server(
         # A cache in float16, llama.cpp's choice, would blur what is the file's doing.
         params.cache_type_k = params.cache_type_v = xllamacpp.ggml_type.GGML_TYPE_F32
         params.flash_attn_type = xllamacpp.llama_flash_attn_type.LLAMA_FLASH_ATTN_TYPE_DISABLED
-    if threads:
-        params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
+    # As many as torch takes, where nobody says: two that wait for one core in turns are slower than one alone.
+    params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads or torch.get_num_threads()
     params.lora_adapters = [_lora(xllamacpp, path) for path in adapters]
     try:
         return xllamacpp.Server(params)

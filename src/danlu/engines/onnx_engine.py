@@ -142,8 +142,10 @@ def _session(path: Path) -> Any:
 
     onnxruntime.set_default_logger_severity(3)
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoModel", "NoSuchFile", "NotImplemented")
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()  # its own choice ignores what torch was told
     try:
-        return onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except tuple(getattr(state, name) for name in names) as error:  # they have no parent of their own
         said = str(error).splitlines()[0]
         raise ModelError(

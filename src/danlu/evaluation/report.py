@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from danlu.evaluation.wording import ENGLISH, NAMES, Language, Say, known, speaker, verdict_sentence
+from danlu.evaluation.wording import ENGLISH, NAMES, Language, Say, known, named, reteller, speaker, verdict_sentence
 from danlu.pages.bars import bars
 from danlu.pages.charts import line_chart
 from danlu.pages.difference import difference
@@ -66,7 +66,8 @@ def _view(content: dict[str, Any], language: Language) -> dict[str, Any]:
     return {
         **content,
         "say": say,
-        "known": lambda phrase: known(say, phrase),
+        "retell": reteller(language),
+        "named": lambda metric: named(metric, say),
         "language": language,
         "other_page": PAGES["zh" if language == "en" else "en"],
         "sentence": verdict_sentence(content["comparison"], say=say),
@@ -76,6 +77,7 @@ def _view(content: dict[str, Any], language: Language) -> dict[str, Any]:
         "rules_asked": [{**rule, "asked": _asked(rule)} for rule in (content["gate"] or {"rules": []})["rules"]],
         "charts": curve_charts(content["curve"], say),
         "held_out": say("held out"),
+        "attacked_score": " + ".join(named(name, say) for name in (content["robustness"] or {"score": ()})["score"]),
         "attacks": _attacks(content["robustness"]),
         "general": _general(content["forgetting"], say),
         "lengths": _lengths(content["latency"]),
@@ -102,16 +104,21 @@ def metric_table(
     for name, base in metrics["base"].items():
         one = (compared or {}).get(name, {})
         row = _row(name, _title(name, one.get("task", "field"), loss_rows, say), base, metrics["tuned"][name], one, say)
-        groups = one.get("groups") or {}
-        row["groups"] = [_row(name, group, each["first"], each["second"], each, say) for group, each in groups.items()]
+        groups = (one.get("groups") or {}).items()
+        row["groups"] = [_group_row(name, group, each, say) for group, each in groups]
         rows.append(row)
     return rows
+
+
+def _group_row(name: str, group: str, one: dict[str, Any], say: Say) -> dict[str, Any]:
+    title = say("{group} (n = {rows})", group=group, rows=one["rows"])
+    return _row(name, title, one["first"], one["second"], one, say)
 
 
 def _row(name: str, title: str, base: float, tuned: float, one: dict[str, Any], say: Say) -> dict[str, Any]:
     style = one.get("style", "nats" if name == "loss" else "share")
     interval, verdict = one.get("interval"), one.get("verdict", "")
-    low, high = (_changed(value, style, say) for value in interval) if interval else ("", "")
+    low, high = (_signed(value, style) for value in interval) if interval else ("", "")
     return {
         "name": name,
         "title": title,
@@ -132,7 +139,7 @@ def _title(name: str, task: str, loss_rows: int | None, say: Say) -> str:
         return say(_TITLES[name])
     if name in NAMES:
         return NAMES[name]
-    plain = name.replace("_", " ").replace(".", ": ")
+    plain = named(name.replace(".", ": "), say)
     plain = plain[:1].upper() + plain[1:]
     return say("{name} equal to the reference's", name=plain) if task == "field" else plain
 
@@ -142,9 +149,18 @@ def _shown(value: float, style: str) -> str:
 
 
 def _changed(difference: float, style: str, say: Say) -> str:
-    if style == "share":
-        return say("{points} points", points=f"{100 * difference:+.1f}")
-    return f"{difference:+.3f}" if style == "nats" else f"{difference:+.1f}"
+    text = _signed(difference, style)
+    return say("{points} points", points=text) if style == "share" else text
+
+
+def _signed(difference: float, style: str) -> str:
+    return (
+        f"{100 * difference:+.1f}"
+        if style == "share"
+        else f"{difference:+.3f}"
+        if style == "nats"
+        else f"{difference:+.1f}"
+    )
 
 
 def _asked(rule: dict[str, Any]) -> str:

@@ -86,7 +86,7 @@ def run_evaluation(
     asked = _prepare(run_folder, overrides)
     if not quiet:
         for note in asked.notes:
-            say(note)
+            say(f"warning: {note}")
     folder = _report_folder(asked, out)
     journal = Journal(folder / JOURNAL, asked.fingerprint)
     try:
@@ -106,6 +106,18 @@ def run_evaluation(
         _leave(folder, error, len(journal), run_folder)
         raise
     return _result(folder, content)
+
+
+def require_task_files(loaded: LoadedRecipe) -> None:
+    """Requires that the files of the recipe's tasks are there and that their rows can be asked; no model is needed.
+
+    Raises:
+        DataError: faults of all files.
+    """
+    settings = loaded.recipe.evaluation
+    if settings:
+        on_files = [task for task in settings.tasks if task.file is not None]
+        make_parts(on_files, [], loaded.find, settings.max_new_tokens)
 
 
 def _prepare(run_folder: str | Path, overrides: Sequence[str]) -> _Asked:

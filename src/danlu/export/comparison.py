@@ -33,6 +33,9 @@ _ANY = math.inf
 # By the dtype of a merged folder's weights, or by the format and its type. float32 differs from base + adapter by the
 # order of additions alone. bfloat16 keeps 8 bits of each weight, float16 11. What keeps fewer says otherwise than the
 # model at some places, and how often is told; these bounds are wide enough for that, and too narrow for a fault.
+# Measured on the embedded model's LoRA and DoRA and on a T5 (20 probes each, docs/en/export.md): float32 6e-5 nats and a
+# KL of 2e-7; bfloat16 0.22 and 1.3e-5, 99.8 % alike, 18 of 20 answers; f32 1.3e-4 and 8e-7. Of onnx-int8 and q4_k_m the
+# likeliest tokens alone (94 %, 99 %). The other bounds follow from the number of bits and were not measured so.
 BOUNDS = {
     "float32": Bounds(1e-3, 1e-6, 1.0, 1.0),
     "float16": Bounds(0.2, 1e-3, 0.99, 0.95),
@@ -42,7 +45,7 @@ BOUNDS = {
     "int8": Bounds(_ANY, 0.05, 0.95, 0.5),
     "awq": Bounds(_ANY, 0.5, 0.8, 0.0),
     "gptq": Bounds(_ANY, 0.5, 0.8, 0.0),
-    "f32": Bounds(0.1, 1e-4, 0.99, 0.95),
+    "f32": Bounds(1e-2, 1e-5, 0.99, 0.95),
     "f16": Bounds(0.5, 1e-3, 0.99, 0.9),
     "bf16": Bounds(2.0, 0.02, 0.95, 0.8),
     "q8_0": Bounds(_ANY, 0.02, 0.95, 0.7),

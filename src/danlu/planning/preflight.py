@@ -19,6 +19,7 @@ from danlu.training.processes import Processes, processes_of_environment
 from danlu.training.session import plan_training
 
 Check = Callable[[Look], Iterator[Finding]]
+Require = Callable[[LoadedRecipe], None]
 
 CHECKS: tuple[Check, ...] = (
     # the rows
@@ -72,15 +73,19 @@ CHECKS: tuple[Check, ...] = (
 )
 
 
-def preflight(loaded: LoadedRecipe) -> list[Finding]:
+def preflight(loaded: LoadedRecipe, require_tasks: Require | None = None) -> list[Finding]:
     """Checks a recipe, or each of its adapters.
+
+    Args:
+        loaded: the recipe.
+        require_tasks: requires that what evaluation will ask can be asked; None: that is left alone.
 
     Returns:
         What was found, the worst first; the base's weights are not read, the rows are prepared (and kept).
     """
     found: dict[Finding, None] = {}
     for one in loaded.each():
-        found |= dict.fromkeys(_check_one(one))
+        found |= dict.fromkeys(_check_one(one, require_tasks))
     order = ("error", "warning", "note")
     return sorted(found, key=lambda finding: order.index(finding.level))
 
@@ -95,8 +100,8 @@ def require_flightworthy(findings: list[Finding]) -> None:
         raise PreflightError(findings)
 
 
-def _check_one(loaded: LoadedRecipe) -> list[Finding]:
-    look, found = _look(loaded)
+def _check_one(loaded: LoadedRecipe, require_tasks: Require | None) -> list[Finding]:
+    look, found = _look(loaded, require_tasks)
     if look is None:
         return found
     for check in CHECKS:
@@ -111,7 +116,7 @@ def _processes(recipe: Recipe) -> Processes:
     return Processes(world_size=2) if several and found.world_size == 1 else found
 
 
-def _look(loaded: LoadedRecipe) -> tuple[Look | None, list[Finding]]:
+def _look(loaded: LoadedRecipe, require_tasks: Require | None = None) -> tuple[Look | None, list[Finding]]:
     """Opens a recipe; what keeps it from being opened, all at once."""
     recipe, found = loaded.recipe, list[Finding]()
 
@@ -122,6 +127,8 @@ def _look(loaded: LoadedRecipe) -> tuple[Look | None, list[Finding]]:
             found.extend(Finding("error", code, one.what, one.where, one.hint, one.allowed) for one in error.faults)
             return None
 
+    if require_tasks:
+        ask("evaluation", lambda: require_tasks(loaded))
     base = ask("model", lambda: find_model(recipe.model.name, recipe.model.revision))
     if base is None:
         from danlu.data.inputs import require_files

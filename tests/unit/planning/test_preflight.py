@@ -353,6 +353,28 @@ def test_each_adapter_of_a_recipe_is_checked_and_a_finding_of_all_told_once(reci
     assert codes.count("template-adds-system") == 1
 
 
+def test_files_of_evaluation_tasks_are_read_before_training(recipe: Path, tmp_path: Path) -> None:
+    from danlu.evaluation.run import require_task_files
+
+    good = write_rows(tmp_path / "good.jsonl", [{"question": "Which?", "choices": ["a", "b"], "answer": "a"}])
+    broken = write_rows(tmp_path / "broken.jsonl", [{"question": "Which?", "choices": ["a", "b"], "answer": "c"}])
+    unanswered = write_rows(tmp_path / "unanswered.jsonl", [row(1), {"question": "Why?"}])
+    files = {"multiple_choice": (good, broken), "rouge_l": (unanswered,), "loss": (tmp_path / "gone.jsonl",)}
+    named = [(kind, path) for kind, paths in files.items() for path in paths]
+    tasks = [{"type": kind, "file": str(path), "name": f"t{place}"} for place, (kind, path) in enumerate(named)]
+    findings = preflight(load_recipe(recipe, [f"evaluation.tasks={json.dumps(tasks)}"]), require_task_files)
+    errors = [finding for finding in findings if finding.level == "error"]
+    assert {finding.code for finding in errors} == {"evaluation"}
+    assert [finding.what.split(":")[0] for finding in errors] == [
+        "the answer is none of the options",
+        "the reference is missing",
+        "no such data file",
+    ]
+    assert [finding.where for finding in errors[:2]] == [f"{broken}:1", f"{unanswered}:2"]
+    assert "gone.jsonl" in errors[2].where
+    assert all(finding.hint for finding in errors)
+
+
 def test_no_weight_is_read(recipe: Path, base: Path, tmp_path: Path) -> None:
     other = copy_of(base, tmp_path / "base")
     weights = other / "model.safetensors"
