@@ -100,7 +100,9 @@ def serve_gateway(upstream: str | None) -> None:
         desk = Desk(engine, shelf, Routes())
     taken = listening_socket("127.0.0.1", 0)
     print(taken.getsockname()[1], flush=True)
-    uvicorn.Server(uvicorn.Config(make_app(desk), log_level="warning", access_log=False)).run(sockets=[taken])
+    uvicorn.Server(uvicorn.Config(make_app(desk), log_level="warning", access_log=False, http="h11")).run(
+        sockets=[taken]
+    )
 
 
 def started(*words: str) -> tuple[subprocess.Popen[str], int]:
