@@ -169,7 +169,7 @@ def start_server(
         context_tokens: of all slots together.
         slots: answers at once.
         exact: keys and values in float32, without flash attention.
-        threads: that compute; 0: llama.cpp's choice.
+        threads: that compute; 0: as many as torch takes.
 
     Raises:
         ResourceError: xllamacpp is not installed.

@@ -33,9 +33,9 @@ _ANY = math.inf
 # By the dtype of a merged folder's weights, or by the format and its type. float32 differs from base + adapter by the
 # order of additions alone. bfloat16 keeps 8 bits of each weight, float16 11. What keeps fewer says otherwise than the
 # model at some places, and how often is told; these bounds are wide enough for that, and too narrow for a fault.
-# Measured on the embedded model's LoRA and DoRA and on a T5 (20 probes each, docs/en/export.md): float32 6e-5 nats and a
-# KL of 2e-7; bfloat16 0.22 and 1.3e-5, 99.8 % alike, 18 of 20 answers; f32 1.3e-4 and 8e-7. Of onnx-int8 and q4_k_m the
-# likeliest tokens alone (94 %, 99 %). The other bounds follow from the number of bits and were not measured so.
+# Measured on the embedded model's LoRA and DoRA and on a T5 (20 probes each, docs/en/export.md): float32 6e-5 nats and
+# a KL of 2e-7; bfloat16 0.22 and 1.3e-5, 99.8 % alike, 18 of 20 answers; f32 1.3e-4 and 8e-7. Of onnx-int8 and q4_k_m
+# the likeliest tokens alone (94 %, 99 %). The other bounds follow from the number of bits and were not measured so.
 BOUNDS = {
     "float32": Bounds(1e-3, 1e-6, 1.0, 1.0),
     "float16": Bounds(0.2, 1e-3, 0.99, 0.95),

@@ -119,7 +119,6 @@ def run_serve(
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=1,
-            http="h11",  # httptools, which is quicker, takes headers of any length
             h11_max_incomplete_event_size=64 << 10,
         )
         server = _Server(config, desk, keeping.drain_seconds, f"{served.name} is served at {url}/v1")
