@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import importlib
+import importlib.util
 import logging
 import os
 import warnings
@@ -11,6 +13,8 @@ from collections.abc import Iterator
 # PEFT imports bitsandbytes wherever it is installed, and it then advises kernels for a way of computing that is never
 # taken here (see `danlu.models.quantization.settle`).
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
+
+_NO_COMPILER = "TORCHDYNAMO_DISABLE"
 
 
 @contextlib.contextmanager
@@ -31,6 +35,24 @@ def quiet_transformers() -> Iterator[None]:
             theirs.set_verbosity(level)
             if bars:
                 theirs.enable_progress_bar()
+
+
+def import_bitsandbytes() -> None:
+    """Imports it, where it is installed, without torch's compiler.
+
+    On import it has a function compiled that stands in for a device's own kernels; the compiler takes a second or more
+    and 50 MB, whether the function is ever called or not.
+    """
+    if importlib.util.find_spec("bitsandbytes") is None:
+        return
+    before = os.environ.get(_NO_COMPILER)
+    os.environ[_NO_COMPILER] = "1"
+    try:
+        importlib.import_module("bitsandbytes")
+    finally:
+        del os.environ[_NO_COMPILER]
+        if before is not None:
+            os.environ[_NO_COMPILER] = before
 
 
 def quiet_deepspeed() -> None:

@@ -14,6 +14,7 @@ import torch
 from danlu.training.backends.interface import Backend
 from danlu.training.feed import Feed
 from danlu.training.guards import Guard
+from danlu.training.machine import close_holes
 from danlu.training.objectives import Objective
 from danlu.training.schedules import Schedule
 from danlu.training.sequences import AnyBatch
@@ -112,6 +113,7 @@ def train(
         else:
             norm, fault = backend.step(course.max_norm, guard.fault_of_norm)
         guard.note(index + 1, loss, norm, fault)
+        close_holes()
         seconds = time.perf_counter() - started
         yield Step(index + 1, loss, rate, norm, tokens, int(weight), seconds, feed.micro_batch_tokens, fault)
 
