@@ -27,6 +27,7 @@ class Pack:
         gather: D rows of L indices into the T tokens, a document each, filled up at its end; empty if plain.
         scatter: T indices into the D·L grid, from which each token's result is taken; empty if plain.
         num_tokens: tokens of the documents; more than T where a prefix is shared.
+        shared: leading tokens that all documents share and that are there once.
     """
 
     ids: list[int]
@@ -36,6 +37,7 @@ class Pack:
     gather: list[list[int]]
     scatter: list[int]
     num_tokens: int
+    shared: int
 
 
 def shared_prefix(documents: Sequence[Document]) -> int:
@@ -75,7 +77,7 @@ def pack(documents: Sequence[Document], share_prefix: bool) -> Pack:
     if not share_prefix:
         gather, scatter = [], []
     num_tokens = sum(len(document.ids) for document in documents)
-    return Pack(ids, positions, target_positions, target_ids, gather, scatter, num_tokens)
+    return Pack(ids, positions, target_positions, target_ids, gather, scatter, num_tokens, prefix)
 
 
 def split_into_packs(documents: Sequence[Document], max_tokens: int, share_prefix: bool) -> list[list[Document]]:

@@ -35,18 +35,29 @@ def to_batch(documents: Sequence[Document], wheres: Sequence[str]) -> pa.RecordB
     """
     spans = [[edge for span in document.spans for edge in span] for document in documents]
     tokens = [np.asarray(document.ids, np.int32) for document in documents]
-    columns = [
-        _lists(tokens),
-        _lists([np.asarray(edges, np.int32) for edges in spans]),
-        pa.array(wheres, pa.string()),
-    ]
+    columns = [_lists(tokens), _lists([np.asarray(edges, np.int32) for edges in spans]), _texts(wheres)]
     return pa.record_batch(columns, schema=_SCHEMA)
 
 
+# `pa.array` and `np.asarray` of an array import pandas wherever that is installed, for values that never come here: a
+# third of a second, 33 MB.
+def _numbers(values: Int32) -> pa.Array:
+    return pa.Array.from_buffers(pa.int32(), len(values), [None, pa.py_buffer(np.ascontiguousarray(values))])
+
+
+def _offsets(parts: Sequence[Int32] | Sequence[bytes]) -> Int32:
+    return np.cumsum([0, *map(len, parts)], dtype=np.int32)
+
+
 def _lists(parts: Sequence[Int32]) -> pa.Array:
-    offsets = np.cumsum([0, *(len(part) for part in parts)], dtype=np.int32)
     values = np.concatenate(parts) if parts else np.empty(0, np.int32)
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+    return pa.ListArray.from_arrays(_numbers(_offsets(parts)), _numbers(values))
+
+
+def _texts(texts: Sequence[str]) -> pa.Array:
+    parts = [text.encode() for text in texts]
+    buffers = [None, pa.py_buffer(_offsets(parts)), pa.py_buffer(b"".join(parts))]
+    return pa.Array.from_buffers(pa.string(), len(parts), buffers)
 
 
 class StoreWriter:
@@ -77,7 +88,7 @@ class StoreWriter:
 
 def write_order(folder: Path, name: str, documents: Int64 | Sequence[int]) -> None:
     """Writes which documents a split has, in which order, as `NAME.arrow`."""
-    batch = pa.record_batch([pa.array(documents, pa.int32())], schema=_NUMBERS)
+    batch = pa.record_batch([_numbers(np.asarray(documents, np.int32))], schema=_NUMBERS)
     with pa.OSFile(str(folder / f"{name}.arrow"), "wb") as sink, pa.ipc.new_file(sink, _NUMBERS) as writer:
         writer.write_batch(batch)
 
@@ -90,7 +101,7 @@ class Store:
 
     def __init__(self, folder: Path, name: str) -> None:
         order = _open(folder / f"{name}.arrow").read_all().column(0).combine_chunks()
-        self._order: Int32 = np.asarray(order)
+        self._order = _integers(order)
         reader = _open(folder / DOCUMENTS)
         self._batches: list[Any] = [reader.get_batch(number) for number in range(reader.num_record_batches)]
         self._firsts: Int64 = np.cumsum([0, *(batch.num_rows for batch in self._batches)], dtype=np.int64)
@@ -130,14 +141,14 @@ class Store:
         return int(np.concatenate([*trained, np.empty(0, np.int64)])[self._order].sum())
 
     def _sizes(self, column: int) -> Int64:
-        sizes = [np.diff(np.asarray(batch.column(column).offsets)).astype(np.int64) for batch in self._batches]
+        sizes = [np.diff(_integers(batch.column(column).offsets)).astype(np.int64) for batch in self._batches]
         ordered: Int64 = np.concatenate([*sizes, np.empty(0, np.int64)])[self._order]
         return ordered
 
 
 def _trained(spans: Any) -> Int64:
     """Trained tokens of each document of a batch."""
-    offsets, edges = np.asarray(spans.offsets), np.asarray(spans.values).astype(np.int64)
+    offsets, edges = _integers(spans.offsets), _integers(spans.values).astype(np.int64)
     before = np.concatenate([[0], np.cumsum(edges[1::2] - edges[::2])])
     trained: Int64 = np.diff(before[offsets // 2])
     return trained
@@ -145,8 +156,12 @@ def _trained(spans: Any) -> Int64:
 
 def _list_at(column: Any, row: int) -> Int32:
     offsets = column.offsets
-    values: Int32 = np.asarray(column.values)[offsets[row].as_py() : offsets[row + 1].as_py()]
-    return values
+    return _integers(column.values)[offsets[row].as_py() : offsets[row + 1].as_py()]
+
+
+def _integers(array: Any) -> Int32:
+    values: Any = np.from_dlpack(array)
+    return values  # type: ignore[no-any-return]
 
 
 def _open(path: Path) -> Any:

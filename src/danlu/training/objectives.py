@@ -16,6 +16,7 @@ from danlu.adapters.lora import base_of
 from danlu.data.packing import Pack
 
 _ROUND_TOKENS, _ROUND_LENGTH = 64, 32
+_COST_OF_GRID = 20_000  # in places of a document's scores, which a longer one in the grid makes it compute
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,8 @@ class Batch:
         positions: `[1, T]` positions within each document.
         target_positions: `[N]` where the targets are predicted.
         target_ids: `[N]` what is to be predicted.
-        layout: `gather` `[D, L]`, `scatter` `[T]` and an `attention_mask` that says nothing, for the packed attention;
-            or empty.
+        layout: for the packed attention, what `danlu.kernels.packed_attention.Layout` has, and an `attention_mask`
+            that says nothing; or empty.
         num_tokens: tokens of the documents.
         states: `[1, T, hidden_size]` that enter the first trained layer, where the layers below it are not
             computed again (see `danlu.training.frozen`); else None.
@@ -39,7 +40,7 @@ class Batch:
     positions: torch.Tensor
     target_positions: torch.Tensor
     target_ids: torch.Tensor
-    layout: dict[str, torch.Tensor]
+    layout: dict[str, Any]
     num_tokens: int
     states: torch.Tensor | None = None
     counted: bool = True
@@ -66,19 +67,27 @@ class Objective(Protocol):
 def to_batch(pack: Pack, device: torch.device) -> Batch:
     """Makes tensors of a pack.
 
-    With a grid, tokens and grid are filled up to round sizes: a processor's library keeps a program for each shape
+    With grids, tokens and grids are filled up to round sizes: a processor's library keeps a program for each shape
     that it meets, and few shapes are met again soon. What fills up is seen by no document and predicts nothing.
     """
     ids, positions, layout = pack.ids, pack.positions, {}
     if pack.gather:
-        more_tokens, length = -len(ids) % _ROUND_TOKENS, len(pack.gather[0])
-        more_columns = -length % _ROUND_LENGTH
+        more_tokens = -len(ids) % _ROUND_TOKENS
         ids, positions = ids + [ids[-1]] * more_tokens, positions + [0] * more_tokens
-        gather = [[*row, *row[-1:] * more_columns] for row in pack.gather]
-        scatter = [place // length * (length + more_columns) + place % length for place in pack.scatter]
+        longest = len(pack.gather[0])
+        grids = _grids(pack, one=device.type != "cpu")
+        gather: list[int] = []
+        begins: list[int] = []  # of each document, among the places of all grids
+        for documents, length in grids:
+            for row in pack.gather[len(begins) :][:documents]:
+                begins.append(len(gather))
+                gather += row[:length] + row[-1:] * (length - longest)
+        scatter = [begins[place // longest] + place % longest for place in pack.scatter]
         layout = {
             "gather": torch.tensor(gather, device=device),
-            "scatter": torch.tensor([*scatter, *[0] * more_tokens], device=device),
+            "scatter": torch.tensor([*scatter, *[len(gather)] * more_tokens], device=device),
+            "grids": grids,
+            "shared": pack.shared,
             # A mask with four dimensions is taken as it is: Transformers then makes none of T by T.
             "attention_mask": torch.ones(1, 1, 1, 1, dtype=torch.bool, device=device),
         }
@@ -90,6 +99,27 @@ def to_batch(pack: Pack, device: torch.device) -> Batch:
         layout,
         pack.num_tokens,
     )
+
+
+def _grids(pack: Pack, one: bool) -> tuple[tuple[int, int], ...]:
+    """Documents and length of each grid: in their order, those of similar length in one.
+
+    Args:
+        pack: with `gather`.
+        one: all in one, as a GPU likes it.
+    """
+    grids: list[tuple[int, int]] = []
+    for row in pack.gather:
+        tokens = row.index(row[-1]) + 1  # what comes behind is the last one again
+        length = tokens + -tokens % _ROUND_LENGTH
+        documents, before = grids[-1] if grids else (0, length)
+        both = max(length, before)
+        more = (documents + 1) * both**2 - documents * before**2 - length**2
+        if documents and (one or more <= _COST_OF_GRID):
+            grids[-1] = (documents + 1, both)
+        else:
+            grids.append((1, length))
+    return tuple(grids)
 
 
 def sft(model: Any, batch: Batch, label_smoothing: float = 0.0) -> tuple[torch.Tensor, float]:

@@ -81,6 +81,6 @@ def document_lengths(batch: Batch) -> torch.Tensor:
         documents = (positions == 0).cumsum(0) - 1
         return documents.bincount()[documents]
     gather = batch.layout["gather"]
-    of_rows = positions[gather[:, -1:]] + 1  # a row is filled up by its last token
-    of_places = of_rows.expand_as(gather).flatten()
-    return torch.zeros_like(positions).scatter_reduce(0, gather.flatten(), of_places, "amax")
+    rows = gather.split([length for documents, length in batch.layout["grids"] for _ in range(documents)])
+    of_places = [(positions[row[-1:]] + 1).expand_as(row) for row in rows]  # a row is filled up by its last token
+    return torch.zeros_like(positions).scatter_reduce(0, gather, torch.cat(of_places), "amax")

@@ -16,6 +16,7 @@ from danlu.data.packing import pack
 from danlu.data.template import Document
 from danlu.kernels import packed_attention
 from danlu.kernels.packed_attention import causal_attention, plain_attention
+from danlu.training.objectives import to_batch
 
 LENGTHS = [1, 2, 37, 128, 129, 256, 300]
 WINDOWS = [None, 1, 5, 128, 200, 1000]
@@ -129,25 +130,31 @@ def packed(
 ) -> tuple[torch.Tensor, list[tuple[int, int, int]]]:
     """What packed states are attended to, and (document, its position, its place in the pack) of every token."""
     made = pack(documents, True)
+    layout = to_batch(made, torch.device("cpu")).layout
     places = [
         (row, position, place)
         for row, document in enumerate(documents)
         for position, place in enumerate(made.gather[row][: len(document.ids)])
     ]
-    tensors = [torch.empty(1, one.shape[1], len(made.ids), one.shape[3], dtype=one.dtype) for one in states]
+    count = len(layout["scatter"])
+    tensors = [torch.full((1, one.shape[1], count, one.shape[3]), 7.0, dtype=one.dtype) for one in states]
     for given, own in zip(states, tensors, strict=True):
         for row, position, place in places:
             own[0, :, place] = given[row, :, position]
     attended, weights = packed_attention.packed_attention(
-        layer, *tensors, None, gather=torch.tensor(made.gather), scatter=torch.tensor(made.scatter), **options
+        layer, *tensors, layout.pop("attention_mask"), **layout, **options
     )
     assert weights is None
     return attended[0], places
 
 
+@pytest.mark.parametrize("tiles", [False, True])
 @pytest.mark.parametrize("softcap", [None, 1.5])
 @pytest.mark.parametrize("window", [None, 4, 140])
-def test_each_packed_document_is_attended_as_if_it_were_alone(window: int | None, softcap: float | None) -> None:
+def test_each_packed_document_is_attended_as_if_it_were_alone(
+    window: int | None, softcap: float | None, tiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_attention, "_has_tiles", lambda _: tiles)
     prefix, lengths = (1, 2, 3), (5, 160, 12)
     documents = [Document((*prefix, *range(10 + 200 * n, 7 + 200 * n + k)), ((4, 5),)) for n, k in enumerate(lengths)]
     states = [tensor.detach() for tensor in make(3, "grouped", 160, 8, torch.float64)]
@@ -161,6 +168,43 @@ def test_each_packed_document_is_attended_as_if_it_were_alone(window: int | None
         for document, position, place in places:
             if document == row:
                 torch.testing.assert_close(attended[place], expected[position])
+
+
+@pytest.mark.parametrize("tiles", [False, True])
+@pytest.mark.parametrize("lengths", [(5, 160, 12), (9, 9, 9), (40, 70, 200), (1000,)], ids=str)
+def test_gradients_of_packed_documents_are_those_of_each_alone(
+    lengths: tuple[int, ...], tiles: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packed_attention, "_has_tiles", lambda _: tiles)
+    prefix, longest = (1, 2, 3), max(lengths)
+    documents = [Document((*prefix, *range(2000 * n, 2000 * n + k - 3)), ((4, 5),)) for n, k in enumerate(lengths, 1)]
+    states = make(len(lengths), "grouped", longest, 8, torch.float64)
+    with torch.no_grad():
+        for tensor in states:
+            tensor[1:, :, :3] = tensor[:1, :, :3]
+    attended, places = packed(documents, states, module(), scaling=0.3)
+    own = [(row, position, place) for row, position, place in places if row == 0 or position >= 3]
+    expected = [
+        plain_attention(*(one[row : row + 1, :, :length] for one in states), None, 0.3)[0].transpose(0, 1)
+        for row, length in enumerate(lengths)
+    ]
+    found = torch.stack([attended[place] for _, _, place in own])
+    wanted = torch.stack([expected[row][position] for row, position, _ in own])
+    given = torch.randn(found.shape, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    for one, other in zip(
+        torch.autograd.grad(found, states, given), torch.autograd.grad(wanted, states, given), strict=True
+    ):
+        torch.testing.assert_close(one[:, :, 3:], other[:, :, 3:])
+        # Sums over documents are made in float32.
+        torch.testing.assert_close(one[:, :, :3].sum(0), other[:, :, :3].sum(0), rtol=1e-6, atol=1e-5)
+
+
+def test_documents_of_similar_length_are_in_one_grid() -> None:
+    lengths = (20, 30, 60, 200, 210, 500)
+    documents = [Document(tuple(range(1000 * n, 1000 * n + k)), ((4, 5),)) for n, k in enumerate(lengths, 1)]
+    layout = to_batch(pack(documents, True), torch.device("cpu")).layout
+    assert layout["grids"] == ((3, 64), (2, 224), (1, 512))
+    assert len(layout["gather"]) == 3 * 64 + 2 * 224 + 512
 
 
 def test_dropout_drops_weights_in_training_alone() -> None:
@@ -217,7 +261,7 @@ def test_outputs_and_gradients_under_dropout_are_those_of_each_document_alone_wi
         documents, states, layer, scaling=0.3, sliding_window=window, softcap=softcap, dropout=0.4
     )
     torch.manual_seed(3)
-    mask = torch.nn.functional.dropout(torch.ones(3, 4, 30, 30, dtype=torch.float64), 0.4)
+    mask = torch.nn.functional.dropout(torch.ones(3, 4, 32, 32, dtype=torch.float64), 0.4)  # a round length
     expected = []
     for row, length in enumerate(lengths):
         query, key, value = (tensor[row, :, :length].repeat_interleave(4 // tensor.shape[1], 0) for tensor in states)

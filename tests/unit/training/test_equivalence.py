@@ -113,7 +113,8 @@ def test_the_budgets_above_cut_the_rows_in_different_ways() -> None:
     [packed] = to_batches(documents, ALL, True, CPU)
     assert len(pack(documents, True).ids) == 86 - 3 * len(SYSTEM) == 68
     assert packed.ids.shape[1] == 128  # the next multiple of 64
-    assert packed.layout["gather"].shape == (4, 64)  # the longest has 36 tokens: the next multiple of 32
+    assert packed.layout["grids"] == ((4, 64),)  # the longest has 36 tokens: the next multiple of 32
+    assert packed.layout["gather"].shape == (256,)
     assert packed.layout["scatter"].shape == (128,)
     assert packed.num_tokens == 86
 
@@ -136,7 +137,8 @@ def test_a_grid_that_mixes_two_documents_gives_another_loss(model: Any) -> None:
     expected, _ = reference(model, documents)
     packed_attention.switch_on(model.get_base_model())
     batch = to_batches(documents, ALL, True, CPU)[0]
-    batch.layout["gather"][3, 6:14] = batch.layout["gather"][2, 6:14]
+    grid = batch.layout["gather"].view(4, 64)
+    grid[3, 6:14] = grid[2, 6:14]
     loss, weight = sft(model, batch)
     assert abs(loss.item() / weight - expected) > 1e-2
 
