@@ -100,7 +100,7 @@ def packed_attention(
     window: int | None = options.get("sliding_window")
     _require_known(module, window, softcap, options)
     layout = Layout(*fields)
-    if not dropout and query.device.type == "cpu":
+    if not dropout and not query.is_cuda:
         return _PackedAttention.apply(query, key, value, layout, (scaling, window, softcap)), None
     flat = []
     for places, documents, length in layout.parts():
@@ -201,9 +201,9 @@ class _PackedAttention(torch.autograd.Function):  # type: ignore[misc]
         states, layout = ctx.saved_tensors, ctx.layout
         flats = [_places_of(one, layout) for one in states]
         # A place that no token's result is taken from: behind a document's end, or shared and not in the first one.
-        taken = torch.zeros(len(flats[0]), dtype=gradient.dtype).index_fill_(0, layout.scatter, 1)[:-1]
+        taken = gradient.new_zeros(len(flats[0])).index_fill_(0, layout.scatter, 1)[:-1]
         parts = zip(*(_parts_of(flat, layout) for flat in flats), layout.parts(), strict=True)
-        of_shared = [torch.zeros(()) for _ in states]
+        of_shared = [gradient.new_zeros(()) for _ in states]
         gradient, before = gradient.transpose(1, 2), 0
         for *of_parts, (places, documents, length) in parts:
             grids = _to_grids(states, places, documents)

@@ -75,7 +75,7 @@ def to_batch(pack: Pack, device: torch.device) -> Batch:
         more_tokens = -len(ids) % _ROUND_TOKENS
         ids, positions = ids + [ids[-1]] * more_tokens, positions + [0] * more_tokens
         longest = len(pack.gather[0])
-        grids = _grids(pack, one=device.type != "cpu")
+        grids = _grids(pack, one=device.type == "cuda")
         gather: list[int] = []
         begins: list[int] = []  # of each document, among the places of all grids
         for documents, length in grids:
