@@ -23,12 +23,14 @@ def prepare_machine(num_processes: int = 1) -> None:
 
     By default glibc gives large blocks back to the system at once and gets them again, page by page, for the next
     tensor; that was a tenth of a training step. oneDNN keeps a program for each shape that it met, 1,024 of them:
-    fewer do. `num_processes` on this machine share its cores. What the user has set by OMP_NUM_THREADS or
-    ONEDNN_PRIMITIVE_CACHE_CAPACITY stays.
+    fewer do. Numbers nearer to zero than 1e-38 are zero: an Intel core is many times slower with them, and a softmax
+    that is sure of itself is full of them. `num_processes` on this machine share its cores. What the user has set by
+    OMP_NUM_THREADS or ONEDNN_PRIMITIVE_CACHE_CAPACITY stays.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS_KEPT))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), max(1, usable_cores() // num_processes)))
+    torch.set_flush_denormal(True)
     _set_allocator(_KEPT_BYTES)
 
 
