@@ -21,11 +21,12 @@ PARTS = ("weights", "adapter", "gradients", "optimizer", ACTIVATIONS, LOSS, "ove
 # Resident beside tensors. Of a processor: Python with torch, Transformers and PEFT, and of what passes hold, the share
 # that glibc's heap leaves unused between blocks; set by the recipes a to e of benchmarks/forecast.py. Of a card:
 # CUDA's context and libraries, and what torch's allocator keeps in blocks that are not full.
-_PROCESS_BYTES, _HEAP_SHARE = 588 << 20, 0.28
-# Weights that are made from four bits for each product, and freed after it, leave holes between what is kept.
-_FOUR_BITS_HOLES_BYTES = 50 << 20
+_PROCESS_BYTES, _HEAP_SHARE = 470 << 20, 0.67
+# Weights that are made from four bits for each product, and freed after it, leave holes between what is kept;
+# set by the recipe c.
+_FOUR_BITS_HOLES_BYTES = 75 << 20
 # What checkpointed layers let go of, and make again, leaves holes too: this share of it; set by the recipe d.
-_SPARED_SHARE = 0.13
+_SPARED_SHARE = 0.30
 _CONTEXT_BYTES, _CACHE_SHARE = 550 << 20, 0.05
 _EIGHT_BIT_BLOCK = 256  # moments that share a float32 constant in bitsandbytes
 

@@ -6,7 +6,7 @@ backward pass: the numbers stay the same bits, each such layer costs one more fo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,12 +18,13 @@ from danlu.data.template import Document
 from danlu.errors import Fault, ModelError, RecipeError
 from danlu.training.engine import Engine
 from danlu.training.feed import to_batches
-from danlu.training.machine import resident_bytes
+from danlu.training.machine import close_holes, resident_bytes
 
 _SHARES = (0.0, 0.5, 1.0)
 _NUM_CANDIDATES = 32
 # Of what is computed beside the activations that are kept: gradients on their way, logits of a chunk, the allocator.
 _RESERVE_BYTES, _RESERVE_BYTES_GPU = 256 << 20, 1 << 30
+_TIDY_EVERY = 10
 _TOKENS, _TOKENS_GPU = 1024, 8192
 _SHARE_OF_FREE = 0.9  # of a GPU's memory; the rest is for what its allocator can't fill
 
@@ -77,6 +78,32 @@ def checkpoint_activations(model: Any, share: float, keeps_random_state: bool = 
     chosen = {number * len(layers) // count for number in range(count)}
     for number, layer in enumerate(layers):
         layer.gradient_checkpointing = number in chosen
+
+
+def close_holes_on_the_way(model: Any) -> Callable[[], None]:
+    """Gives back, every ten layers of a forward pass on a processor, what layers freed and later ones can't fill.
+
+    For quantised bases: each weight that is made for a product leaves a hole of its size, and glibc before 2.38 can't
+    put the next one of that size into it, for the sake of 64 bytes of alignment. For others it is not worth its time: a
+    tenth less memory, but 10 to 20 % longer steps.
+
+    Returns:
+        Takes it off again.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    if next(model.parameters()).device.type != "cpu":
+        return lambda: None
+    layers = [module for module in base_of(model).modules() if isinstance(module, GradientCheckpointingLayer)]
+    hooks = [
+        layer.register_forward_hook(lambda *_: close_holes()) for layer in layers[_TIDY_EVERY - 1 : -1 : _TIDY_EVERY]
+    ]
+
+    def off() -> None:
+        for hook in hooks:
+            hook.remove()
+
+    return off
 
 
 def plan_memory(

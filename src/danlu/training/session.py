@@ -44,7 +44,13 @@ from danlu.training.frozen import choose_frozen, first_trained_layer
 from danlu.training.guards import Guard, Limits
 from danlu.training.loop import Course, Step, mean_loss, train
 from danlu.training.machine import prepare_machine, release_memory
-from danlu.training.memory import MemoryPlan, checkpoint_activations, plan_memory, usual_tokens
+from danlu.training.memory import (
+    MemoryPlan,
+    checkpoint_activations,
+    close_holes_on_the_way,
+    plan_memory,
+    usual_tokens,
+)
 from danlu.training.optimizers import make_optimizer
 from danlu.training.probes import expect, write_probes
 from danlu.training.processes import THIS_ALONE, Processes
@@ -114,6 +120,7 @@ class Session:
             MemoryPlan(training.micro_batch_tokens or usual_tokens(device), training.activation_checkpointing),
             training.max_memory,
         )
+        self._holes_open = close_holes_on_the_way(self.model) if recipe.model.quantization else lambda: None
         self.objective = self.engine.objective
         # What is kept for one document would hold traces of others where these can't lie side by side; and streamed
         # documents are too many to keep anything for each. Noise and dropout are other ones in each epoch.
@@ -263,6 +270,7 @@ class Session:
     def take_apart(self) -> None:
         """Leaves the model as PEFT and Transformers compute it, and nothing beside it; once more does nothing."""
         self._dropout_off()
+        self._holes_open()
         self.engine.off()
         checkpoint_activations(self.model, 0.0)
         self.frozen = None
