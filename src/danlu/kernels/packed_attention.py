@@ -203,7 +203,7 @@ class _PackedAttention(torch.autograd.Function):  # type: ignore[misc]
         # A place that no token's result is taken from: behind a document's end, or shared and not in the first one.
         taken = gradient.new_zeros(len(flats[0])).index_fill_(0, layout.scatter, 1)[:-1]
         parts = zip(*(_parts_of(flat, layout) for flat in flats), layout.parts(), strict=True)
-        of_shared = [gradient.new_zeros(()) for _ in states]
+        of_shared, wide = [gradient.new_zeros(()) for _ in states], torch.promote_types(gradient.dtype, torch.float32)
         gradient, before = gradient.transpose(1, 2), 0
         for *of_parts, (places, documents, length) in parts:
             grids = _to_grids(states, places, documents)
@@ -214,7 +214,7 @@ class _PackedAttention(torch.autograd.Function):  # type: ignore[misc]
             for number, (part, grid) in enumerate(zip(of_parts, found, strict=True)):
                 part = part.view(documents, length, *part.shape[1:])
                 part.copy_(grid.view(documents, -1, length, grid.shape[-1]).transpose(1, 2))
-                of_shared[number] = of_shared[number] + part[:, : layout.shared].sum(0, dtype=torch.float32)
+                of_shared[number] = of_shared[number] + part[:, : layout.shared].sum(0, dtype=wide)
         packed = [flat.index_select(0, layout.scatter) for flat in flats]
         for one, shared in zip(packed, of_shared, strict=True):
             one[: layout.shared] = shared

@@ -1,5 +1,7 @@
 import json
 import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -113,3 +115,20 @@ def test_a_store_that_was_damaged_is_said_to_be(make_store, tmp_path, name):
     with pytest.raises(FolderError, match="damaged") as caught:
         Store(path.parent, "train")
     assert caught.value.faults[0].where == str(path)
+
+
+def test_a_store_is_written_and_read_without_pandas(tmp_path):
+    script = """
+import sys
+from pathlib import Path
+from danlu.data.store import Store, StoreWriter, to_batch, write_order
+from danlu.data.template import Document
+folder = Path(sys.argv[1])
+with StoreWriter(folder) as writer:
+    writer.append(to_batch([Document((1, 2, 3), ((1, 2),))], ["rows.json, row 1"]))
+write_order(folder, "train", [0])
+store = Store(folder, "train")
+print(store[0].ids, store.where(0), store.lengths(), store.num_trained_tokens, "pandas" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", script, tmp_path], capture_output=True, text=True, check=True)
+    assert done.stdout == "(1, 2, 3) rows.json, row 1 [3] 1 False\n"

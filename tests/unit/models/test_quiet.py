@@ -40,3 +40,18 @@ with quiet_transformers():
     model, tokenizer = (one.from_pretrained({str(tiny_base)!r}) for one in (AutoModelForCausalLM, AutoTokenizer))
 """
     assert said(f"{given}\nsave_model(model, tokenizer, {str(tmp_path / 'saved')!r}, [2])") == ""
+
+
+@pytest.mark.parametrize("before", [None, "0"])
+def test_bitsandbytes_comes_without_the_compiler_and_leaves_the_environment_as_it_was(before: str | None) -> None:
+    script = """
+import os, sys
+import danlu.adapters.lora
+assert "bitsandbytes" in sys.modules
+print("torch._inductor.compile_fx" in sys.modules, os.environ.get("TORCHDYNAMO_DISABLE"))
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHDYNAMO_DISABLE"}
+    if before is not None:
+        environment["TORCHDYNAMO_DISABLE"] = before
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.split() == ["False", str(before)]

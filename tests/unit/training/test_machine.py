@@ -69,3 +69,32 @@ def test_resident_memory_is_counted_after_freed_memory_was_given_back() -> None:
     del held
     assert with_it - before > 100 << 20
     assert with_it - resident_bytes() > 100 << 20
+
+
+def test_numbers_next_to_zero_are_zero_once_the_machine_is_prepared() -> None:
+    script = """
+import torch
+print(float(torch.full((64,), 1e-39).mul(1.0).sum()) > 0)
+from danlu.training.machine import prepare_machine
+prepare_machine()
+print(float(torch.full((64,), 1e-39).mul(1.0).sum()) > 0)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["True", "False"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the heap is glibc's")
+def test_holes_between_blocks_that_are_kept_go_back_to_the_system() -> None:
+    script = """
+import psutil, torch
+from danlu.training.machine import close_holes, prepare_machine
+prepare_machine()
+blocks = [torch.ones(1 << 18) for _ in range(200)]
+kept = blocks[::8]
+del blocks
+before = psutil.Process().memory_info().rss
+close_holes()
+print(before - psutil.Process().memory_info().rss)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 150 << 20

@@ -15,7 +15,13 @@ from danlu.errors import RecipeError
 from danlu.training.engine import choose_engine
 from danlu.training.feed import to_batches
 from danlu.training.machine import resident_bytes
-from danlu.training.memory import _RESERVE_BYTES, MemoryPlan, checkpoint_activations, plan_memory
+from danlu.training.memory import (
+    _RESERVE_BYTES,
+    MemoryPlan,
+    checkpoint_activations,
+    close_holes_on_the_way,
+    plan_memory,
+)
 
 SIZES: dict[str, Any] = {
     "vocab_size": 300,
@@ -107,3 +113,15 @@ def test_a_model_without_checkpointing_says_so() -> None:
 
     with pytest.raises(ModelError, match="does not support activation checkpointing"):
         checkpoint_activations(model, 1.0)
+
+
+def test_holes_are_closed_every_ten_layers_until_it_is_taken_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed: list[int] = []
+    monkeypatch.setattr("danlu.training.memory.close_holes", lambda: closed.append(1))
+    model = model_of(LlamaConfig(**{**SIZES, "num_hidden_layers": 21}))
+    off = close_holes_on_the_way(model)
+    model(input_ids=torch.tensor([[1, 2]]))
+    assert len(closed) == 2, "after layers 10 and 20 of 21"
+    off()
+    model(input_ids=torch.tensor([[1, 2]]))
+    assert len(closed) == 2
