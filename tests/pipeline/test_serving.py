@@ -174,8 +174,11 @@ def assert_ctrl_c_cuts_off_in_time(served: Served) -> None:
 def test_under_swaps_removals_and_a_redis_that_is_killed_no_request_fails_or_is_answered_wrongly(
     runs: list[Path], answers: dict[tuple[str, str], str], tmp_path: Path
 ) -> None:
-    """Sixteen clients; `make soak` asks 2,000 times. Each answer is held against that of the version that it names."""
-    asked = int(os.environ.get("DANLU_SOAK_REQUESTS", "200"))
+    """16 clients ask 200 times, with `make soak` 2,000 times, and until all has happened on however slow a machine.
+
+    Each answer is held against that of the version that it names.
+    """
+    asked, end = int(os.environ.get("DANLU_SOAK_REQUESTS", "200")), time.monotonic() + 180
     registry, redis = Registry.open(str(tmp_path / "registry")), Redis(tmp_path)
     by_version = {str(registry.add(run, "helper")["reference"]): run.name for run in runs} | {
         "tiny_base0": "tiny_base0"
@@ -186,13 +189,18 @@ def test_under_swaps_removals_and_a_redis_that_is_killed_no_request_fails_or_is_
     wrong: list[Any] = []
     seen: Counter[str] = Counter()
 
-    def client(number: int) -> None:
-        question, model = QUESTIONS[number % len(QUESTIONS)], "helper" if number % 5 else "tiny_base0"
-        time.sleep(0.5)
-        answer = served.ask(model, question, logprobs=number % 2 == 0)  # with probabilities, it is made each time
-        seen[answer.model] += 1
-        if answer.choices[0].message.content != answers[by_version[answer.model], question]:
-            wrong.append((answer.model, question))
+    numbers, disturbed = itertools.count(), threading.Event()
+
+    def client() -> None:
+        for number in numbers:
+            if number >= asked and ((disturbed.is_set() and len(seen) > 2) or time.monotonic() > end):
+                return
+            question, model = QUESTIONS[number % len(QUESTIONS)], "helper" if number % 5 else "tiny_base0"
+            time.sleep(0.5)
+            answer = served.ask(model, question, logprobs=number % 2 == 0)  # with probabilities, it is made each time
+            seen[answer.model] += 1
+            if answer.choices[0].message.content != answers[by_version[answer.model], question]:
+                wrong.append((answer.model, question))
 
     def unrest(number: int) -> None:
         if number % 7 == 3:
@@ -213,20 +221,24 @@ def test_under_swaps_removals_and_a_redis_that_is_killed_no_request_fails_or_is_
             by_version[str(registry.add(run, "helper")["reference"])] = run.name
 
     with ThreadPoolExecutor(16) as pool:
-        clients = [pool.submit(client, number) for number in range(asked)]
+        clients = [pool.submit(client) for _ in range(16)]
         for number in itertools.count():
             unrest(number)
+            while number == 0 and len(seen) < 3 and time.monotonic() < end:
+                time.sleep(0.1)  # the first one promoted is let in before more is done
             time.sleep(0.3)
+            if number == 6:  # Redis was killed, and started again
+                disturbed.set()
             if all(one.done() for one in clients):
                 break
         for one in clients:
             one.result()  # a request that failed raises here
     assert not wrong
-    assert seen.total() == asked
+    assert seen.total() >= asked
     assert len(seen) > 2, "some other version answered meanwhile"
     metrics = httpx.get(f"{served.url}/metrics").text
     counted = [line for line in metrics.splitlines() if line.startswith(("danlu_cache_total", "danlu_swaps_total"))]
-    sys.stdout.write("\n".join([f"{asked} requests, {number + 1} acts", str(dict(seen)), *counted, ""]))
+    sys.stdout.write("\n".join([f"{seen.total()} requests, {number + 1} acts", str(dict(seen)), *counted, ""]))
     served.close()
     redis.kill()
 

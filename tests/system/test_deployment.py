@@ -11,6 +11,7 @@ import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -134,8 +135,11 @@ def deployment(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> It
 def test_while_adapters_move_and_a_gateway_and_redis_are_killed_answers_are_right_and_accounted_for(
     deployment: Deployment, runs: list[Path]
 ) -> None:
-    """32 clients; `make soak` asks 5,000 times. Half of the answers are streamed."""
-    asked = int(os.environ.get("DANLU_SOAK_DEPLOYMENT", "500"))
+    """32 clients ask 500 times, with `make soak` 5,000 times, and until all has happened on however slow a machine.
+
+    Half of the answers are streamed.
+    """
+    asked, end = int(os.environ.get("DANLU_SOAK_DEPLOYMENT", "500")), time.monotonic() + 180
     by_version = {f"helper@{number}": run for number, run in enumerate(runs, 1)}
     right = {(run.name, question): expected_answers(run, question)[0] for run in runs for question in QUESTIONS}
     answered: list[str] = []
@@ -144,17 +148,22 @@ def test_while_adapters_move_and_a_gateway_and_redis_are_killed_answers_are_righ
     killed: list[float] = []
     versions: Counter[str] = Counter()
 
-    def client(number: int) -> None:
-        question, began = QUESTIONS[number % len(QUESTIONS)], time.monotonic()
-        try:
-            id, model, text = deployment.ask(question, stream=number % 2 == 0)
-        except (openai.OpenAIError, httpx.HTTPError, AssertionError) as error:
-            failed.append((began, time.monotonic(), f"{type(error).__name__}: {error}"))
-            return
-        answered.append(id)
-        versions[model] += 1
-        if text != right[by_version[model].name, question]:
-            wrong.append((model, question, text))
+    numbers, disturbed = itertools.count(), threading.Event()
+
+    def client() -> None:
+        for number in numbers:
+            if number >= asked and ((disturbed.is_set() and len(versions) > 1) or time.monotonic() > end):
+                return
+            question, began = QUESTIONS[number % len(QUESTIONS)], time.monotonic()
+            try:
+                id, model, text = deployment.ask(question, stream=number % 2 == 0)
+            except (openai.OpenAIError, httpx.HTTPError, AssertionError) as error:
+                failed.append((began, time.monotonic(), f"{type(error).__name__}: {error}"))
+                continue
+            answered.append(id)
+            versions[model] += 1
+            if text != right[by_version[model].name, question]:
+                wrong.append((model, question, text))
 
     def unrest(number: int) -> None:
         registry = deployment.registry
@@ -172,13 +181,16 @@ def test_while_adapters_move_and_a_gateway_and_redis_are_killed_answers_are_righ
             by_version[str(registry.add(run, "helper")["reference"])] = run
 
     with ThreadPoolExecutor(32) as pool:
-        clients = [pool.submit(client, number) for number in range(asked)]
+        clients = [pool.submit(client) for _ in range(32)]
         for number in itertools.count():
             unrest(number)
+            while number == 0 and len(versions) < 2 and time.monotonic() < end:
+                time.sleep(0.1)  # the first one promoted is let in before more is done
             if number == 4:
                 killed.append(deployment.kill("gateway-1"))
             if number == 8:
                 deployment.kill("redis")
+                disturbed.set()
             time.sleep(0.25)
             if all(one.done() for one in clients) and number > 8:
                 break
@@ -188,11 +200,13 @@ def test_while_adapters_move_and_a_gateway_and_redis_are_killed_answers_are_righ
     assert len(killed) == 1
     assert all(began < killed[0] < ended for began, ended, _ in failed), failed
     assert len(failed) <= 32
-    assert len(answered) + len(failed) == asked
+    assert len(answered) + len(failed) >= asked
     assert len(versions) > 1
     deployment.until_ready()
     assert_each_answer_is_in_the_audit_log(deployment, answered)
-    sys.stdout.write(f"{asked} requests, {len(failed)} failed, {number + 1} acts, {dict(versions)}\n")
+    sys.stdout.write(
+        f"{len(answered) + len(failed)} requests, {len(failed)} failed, {number + 1} acts, {dict(versions)}\n"
+    )
 
 
 def assert_each_answer_is_in_the_audit_log(deployment: Deployment, answered: list[str]) -> None:

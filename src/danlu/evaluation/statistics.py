@@ -49,13 +49,11 @@ def paired_bootstrap(
     """
     number = len(first)
     rng = np.random.default_rng(seed)
-    found: list[Floats] = []
-    step = max(1, _MOST_DRAWN // number)
-    for start in range(0, resamples, step):
-        drawn = rng.integers(0, number, (min(step, resamples - start), number))
-        counts = np.stack([np.bincount(row, minlength=number) for row in drawn]).astype(np.float64)
-        found.append(combine(counts @ second) - combine(counts @ first))
-    differences = np.concatenate(found)
+    sums = np.empty((2, resamples, first.shape[1]))
+    for place in range(resamples):  # one by one: in one product, the last bit would depend on how many there are
+        counts = np.bincount(rng.integers(0, number, number), minlength=number).astype(np.float64)
+        sums[:, place] = counts @ first, counts @ second
+    differences = combine(sums[1]) - combine(sums[0])
     difference = _apart(combine, first.sum(0), second.sum(0))
     tail = (1 - confidence) / 2
     low, high = (float(value) for value in np.percentile(differences, [100 * tail, 100 * (1 - tail)]))

@@ -19,6 +19,7 @@ from danlu.models.source import find_model
 from danlu.models.tokenizer import load_tokenizer
 from danlu.runs import ADAPTER
 from danlu.serving.proof import prove
+from danlu.training.machine import close_holes
 from danlu.training.probes import read_probes
 from danlu.training.trained import TrainedRun, base_hash, open_run
 
@@ -104,8 +105,9 @@ class AdapterLoader:
             raise
 
     def unload(self, name: str) -> None:
-        """Takes an adapter off the base."""
+        """Takes an adapter off the base, and gives back to the system what it and its proof have held."""
         self.base.engine.remove(name)
+        close_holes()
 
     def _require_base(self, run: TrainedRun) -> None:
         require_base(run, self.base.sha256)

@@ -14,7 +14,7 @@ import torch
 from danlu.training.backends.interface import Backend
 from danlu.training.feed import Feed
 from danlu.training.guards import Guard
-from danlu.training.machine import close_holes
+from danlu.training.machine import close_holes, denormals_flushed
 from danlu.training.objectives import Objective
 from danlu.training.schedules import Schedule
 from danlu.training.sequences import AnyBatch
@@ -96,22 +96,23 @@ def train(
             yield Step(index + 1, math.nan, rate, math.nan, 0, 0, seconds, feed.micro_batch_tokens, ALL_LEFT_OUT)
             continue
         backend.set_learning_rate(rate)
-        passes = None
-        while passes is None:
-            model.train()
-            torch.manual_seed(_step_seed(course.seed, index, feed.rank))
-            batches = feed.batches(index)
-            weight = backend.total(sum(batch.weight for batch in batches))
-            compute = functools.partial(_gradients, model, objective, batches, weight, backend)
-            passes = within_memory(compute, backend, course.shrinks)
-            if passes is None:
-                feed.micro_batch_tokens = fewer_tokens(feed.documents(index), feed.micro_batch_tokens)
-        loss, tokens = backend.total(passes[0]) / weight, round(backend.total(passes[1]))
-        fault, norm = guard.fault_of_loss(loss), math.nan
-        if fault:
-            backend.drop()
-        else:
-            norm, fault = backend.step(course.max_norm, guard.fault_of_norm)
+        with denormals_flushed():
+            passes = None
+            while passes is None:
+                model.train()
+                torch.manual_seed(_step_seed(course.seed, index, feed.rank))
+                batches = feed.batches(index)
+                weight = backend.total(sum(batch.weight for batch in batches))
+                compute = functools.partial(_gradients, model, objective, batches, weight, backend)
+                passes = within_memory(compute, backend, course.shrinks)
+                if passes is None:
+                    feed.micro_batch_tokens = fewer_tokens(feed.documents(index), feed.micro_batch_tokens)
+            loss, tokens = backend.total(passes[0]) / weight, round(backend.total(passes[1]))
+            fault, norm = guard.fault_of_loss(loss), math.nan
+            if fault:
+                backend.drop()
+            else:
+                norm, fault = backend.step(course.max_norm, guard.fault_of_norm)
         guard.note(index + 1, loss, norm, fault)
         close_holes()
         seconds = time.perf_counter() - started
@@ -150,7 +151,8 @@ def mean_loss(
     """
     model.eval()
     loss_sum, weight = 0.0, 0.0
-    with torch.no_grad():  # not inference_mode: states kept here may be trained on later
+    # Not inference_mode: states kept here may be trained on later.
+    with torch.no_grad(), denormals_flushed():
         for batch in batches:
             loss, batch_weight = objective(model, batch)
             loss_sum += loss.item() if batch.counted else 0.0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES, _USUAL_BYTES = 1 << 30, 1 << 25
 _KERNELS_KEPT = 64
+_SHARED_AMONG_THREADS = 1 << 16  # numbers: torch leaves fewer than half as many to one thread
 
 
 def prepare_machine(num_processes: int = 1) -> None:
@@ -23,15 +26,30 @@ def prepare_machine(num_processes: int = 1) -> None:
 
     By default glibc gives large blocks back to the system at once and gets them again, page by page, for the next
     tensor; that was a tenth of a training step. oneDNN keeps a program for each shape that it met, 1,024 of them:
-    fewer do. Numbers nearer to zero than 1e-38 are zero: an Intel core is many times slower with them, and a softmax
-    that is sure of itself is full of them. `num_processes` on this machine share its cores. What the user has set by
-    OMP_NUM_THREADS or ONEDNN_PRIMITIVE_CACHE_CAPACITY stays.
+    fewer do. `num_processes` on this machine share its cores. What the user has set by OMP_NUM_THREADS or
+    ONEDNN_PRIMITIVE_CACHE_CAPACITY stays.
     """
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", str(_KERNELS_KEPT))
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(min(torch.get_num_threads(), max(1, usable_cores() // num_processes)))
-    torch.set_flush_denormal(True)
     _set_allocator(_KEPT_BYTES)
+    with denormals_flushed():
+        torch.zeros(_SHARED_AMONG_THREADS).add_(1)  # makes torch's threads, which stay as the one that made them is
+
+
+@contextlib.contextmanager
+def denormals_flushed() -> Iterator[None]:
+    """In here, numbers nearer to zero than 1e-38 are zero.
+
+    An Intel core is many times slower with them, and a softmax that is sure of itself is full of them. Elsewhere they
+    stay: others in this process may count on them.
+    """
+    flushed = sys.float_info.min / 2 == 0.0
+    torch.set_flush_denormal(True)
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(flushed)
 
 
 def close_holes() -> None:

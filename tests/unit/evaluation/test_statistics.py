@@ -78,14 +78,6 @@ def test_the_bootstrap_of_bleu_scores_each_drawn_corpus_as_sacrebleu_does() -> N
     assert (found.low, found.high) == pytest.approx(tuple(np.percentile(differences, [2.5, 97.5])), abs=1e-9)
 
 
-def test_many_rows_are_drawn_in_portions_and_come_out_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    table = as_table("mean", [(value,) for value in np.random.default_rng(0).random(33)])
-    other = table * [2.0, 1.0]
-    whole = paired_bootstrap(table, other, MEAN, resamples=300)
-    monkeypatch.setattr("danlu.evaluation.statistics._MOST_DRAWN", 33 * 7)
-    assert paired_bootstrap(table, other, MEAN, resamples=300) == whole
-
-
 @pytest.mark.parametrize(
     ("only_first", "only_second"), [(0, 0), (1, 0), (5, 12), (12, 5), (30, 31), (0, 40), (200, 260)]
 )

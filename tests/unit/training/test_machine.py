@@ -71,16 +71,25 @@ def test_resident_memory_is_counted_after_freed_memory_was_given_back() -> None:
     assert with_it - resident_bytes() > 100 << 20
 
 
-def test_numbers_next_to_zero_are_zero_once_the_machine_is_prepared() -> None:
+def test_numbers_next_to_zero_are_zero_in_training_on_each_thread_and_nowhere_else() -> None:
     script = """
+import os, sys
+os.environ["OMP_NUM_THREADS"] = "4"
 import torch
-print(float(torch.full((64,), 1e-39).mul(1.0).sum()) > 0)
-from danlu.training.machine import prepare_machine
+from danlu.training.machine import denormals_flushed, prepare_machine
 prepare_machine()
-print(float(torch.full((64,), 1e-39).mul(1.0).sum()) > 0)
+def count():
+    return int(torch.full((1 << 16,), 1e-39).mul(1.0).gt(0).sum())  # 1 << 14 for each thread
+print(sys.float_info.min / 2 > 0, count() >= 1 << 14)
+with denormals_flushed():
+    print(count())
+    with denormals_flushed():
+        pass
+    print(count())
+print(sys.float_info.min / 2 > 0)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["True", "False"]
+    assert done.stdout.split() == ["True", "True", "0", "0", "True"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the heap is glibc's")
