@@ -103,9 +103,11 @@ class AdapterLoader:
         except DanluError:
             engine.remove(name)
             raise
+        finally:
+            close_holes()  # of a proof's logits and cache
 
     def unload(self, name: str) -> None:
-        """Takes an adapter off the base, and gives back to the system what it and its proof have held."""
+        """Takes an adapter off the base, and gives back to the system what it has held."""
         self.base.engine.remove(name)
         close_holes()
 
