@@ -80,19 +80,22 @@ def pack(documents: Sequence[Document], share_prefix: bool) -> Pack:
     return Pack(ids, positions, target_positions, target_ids, gather, scatter, num_tokens, prefix)
 
 
+def computed_tokens(documents: Sequence[Document], share_prefix: bool) -> int:
+    """T of the documents' pack."""
+    prefix = shared_prefix(documents) if share_prefix else 0
+    return sum(len(document.ids) - prefix for document in documents) + prefix
+
+
 def split_into_packs(documents: Sequence[Document], max_tokens: int, share_prefix: bool) -> list[list[Document]]:
     """Groups the documents of one step so that each group computes at most `max_tokens` tokens.
 
     Documents of similar length come together; one that is longer than the budget goes alone. Every document is
-    in exactly one group.
+    in exactly one group. The largest group is the first, so that the others find room in what it leaves.
     """
     groups: list[list[Document]] = []
     for document in sorted(documents, key=lambda document: len(document.ids)):
-        if groups:
-            candidate = [*groups[-1], document]
-            prefix = shared_prefix(candidate) if share_prefix else 0
-            if sum(len(member.ids) - prefix for member in candidate) + prefix <= max_tokens:
-                groups[-1] = candidate
-                continue
-        groups.append([document])
-    return groups
+        if groups and computed_tokens([*groups[-1], document], share_prefix) <= max_tokens:
+            groups[-1].append(document)
+        else:
+            groups.append([document])
+    return sorted(groups, key=lambda group: computed_tokens(group, share_prefix), reverse=True)

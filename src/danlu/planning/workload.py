@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from danlu.data.packing import shared_prefix, split_into_packs
+from danlu.data.packing import computed_tokens, split_into_packs
 from danlu.data.template import Document
-from danlu.training.sequences import source_and_target, split_by_length
+from danlu.training.sequences import filled_up, split_by_length
 
 _MOST_STEPS = 48
 Group = list[Document]
@@ -33,11 +33,7 @@ class Workload:
 
     def num_tokens(self, group: Group) -> int:
         """Tokens that are computed for a group."""
-        if self.padded:
-            sources, targets = zip(*map(source_and_target, group), strict=True)
-            return len(group) * (max(map(len, sources)) + max(map(len, targets)))
-        prefix = shared_prefix(group) if self.shares_prefix else 0
-        return sum(len(document.ids) for document in group) - prefix * (len(group) - 1)
+        return filled_up(group) if self.padded else computed_tokens(group, self.shares_prefix)
 
     def groups(self) -> list[Group]:
         """All groups that are known, the largest first."""
@@ -49,11 +45,15 @@ class Workload:
         return any(len(step) > 1 for step in self.steps)
 
     def two_steps(self) -> list[int]:
-        """The step with the largest group, and one of middling size, by number."""
+        """The step with the largest group, and one of middling size, by number.
+
+        If steps add up the gradients of several groups, one of the two does.
+        """
         sizes = [sum(map(self.num_tokens, step)) for step in self.steps]
         largest = max(range(len(self.steps)), key=lambda place: max(map(self.num_tokens, self.steps[place])))
-        middling = sorted(range(len(sizes)), key=lambda place: sizes[place])[len(sizes) // 2]
-        return [self.numbers[largest], self.numbers[middling]]
+        places = [place for place, step in enumerate(self.steps) if len(step) > 1 or len(self.steps[largest]) > 1]
+        ordered = sorted(places or range(len(sizes)), key=lambda place: sizes[place])
+        return [self.numbers[largest], self.numbers[ordered[len(ordered) // 2]]]
 
 
 def workload(

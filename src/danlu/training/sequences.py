@@ -66,18 +66,18 @@ def split_by_length(documents: Sequence[Document], max_tokens: int) -> list[list
     """Groups the documents of one step so that each group, filled up, has at most `max_tokens` tokens.
 
     Documents of similar length come together; one that is longer than the budget goes alone. Every document is in
-    exactly one group.
+    exactly one group. The largest group is the first, so that the others find room in what it leaves.
     """
     groups: list[list[Document]] = []
     for document in sorted(documents, key=lambda document: (len(document.ids), document.spans[0][0])):
-        if groups and _filled_up([*groups[-1], document]) <= max_tokens:
+        if groups and filled_up([*groups[-1], document]) <= max_tokens:
             groups[-1].append(document)
         else:
             groups.append([document])
-    return groups
+    return sorted(groups, key=filled_up, reverse=True)
 
 
-def _filled_up(documents: Sequence[Document]) -> int:
+def filled_up(documents: Sequence[Document]) -> int:
     """Tokens of a group whose sources and targets are each as long as the longest."""
     sources, targets = zip(*map(source_and_target, documents), strict=True)
     return len(documents) * (max(map(len, sources)) + max(map(len, targets)))

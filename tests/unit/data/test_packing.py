@@ -137,9 +137,9 @@ def test_splitting_keeps_every_document_once_within_the_budget(
 ) -> None:
     groups = split_into_packs(documents, budget, share_prefix)
     assert Counter(member for group in groups for member in group) == Counter(documents)
-    for group in groups:
-        computed = len(pack(group, share_prefix).ids)
-        assert computed <= budget or len(group) == 1
+    computed = [len(pack(group, share_prefix).ids) for group in groups]
+    assert all(tokens <= budget or len(group) == 1 for tokens, group in zip(computed, groups, strict=True))
+    assert computed == sorted(computed, reverse=True), "the largest comes first"
 
 
 def test_a_budget_that_holds_all_makes_one_pack_and_a_budget_of_one_token_makes_one_each() -> None:

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from small_runs import write_recipe
 
+from danlu.data.template import Document
 from danlu.errors import WorkError
 from danlu.planning.probe import probe
+from danlu.planning.workload import workload
 
 
 def test_a_probe_measures_the_largest_step_and_writes_no_run(tiny_base: Path, tmp_path: Path) -> None:
@@ -22,6 +24,21 @@ def test_a_probe_measures_the_largest_step_and_writes_no_run(tiny_base: Path, tm
     assert all(seconds > 0 for seconds in [*found["seconds"], *found["whole"]["processor_seconds"]])
     assert found["ready_bytes"] <= found["peak_bytes"] <= found["whole"]["peak_bytes"]
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "expected"),
+    [
+        ([[60], [20, 20], [30, 30]], [0, 2]),  # the third alone takes two groups of at most 50 tokens
+        ([[60], [20, 20], [10, 10]], [0, 1]),
+        ([[45, 60], [20, 20], [10, 10]], [0, 1]),
+    ],
+)
+def test_two_steps_are_the_largest_and_one_that_adds_up_gradients_if_any_does(
+    lengths: list[list[int]], expected: list[int]
+) -> None:
+    steps = [[Document(tuple(range(length)), ((1, length),)) for length in step] for step in lengths]
+    assert workload(len(steps), lambda step: steps[step], 50, False, False).two_steps() == expected
 
 
 def test_plan_is_led_by_the_probe(tiny_base: Path, tmp_path: Path) -> None:
