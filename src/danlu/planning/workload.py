@@ -45,15 +45,15 @@ class Workload:
         return any(len(step) > 1 for step in self.steps)
 
     def two_steps(self) -> list[int]:
-        """The step with the largest group, and one of middling size, by number.
+        """The step with the largest group, and of the others the one with the most tokens, by number.
 
-        If steps add up the gradients of several groups, one of the two does.
+        Each group leaves other holes for the next: the more there are, the more memory a step takes.
         """
-        sizes = [sum(map(self.num_tokens, step)) for step in self.steps]
-        largest = max(range(len(self.steps)), key=lambda place: max(map(self.num_tokens, self.steps[place])))
-        places = [place for place, step in enumerate(self.steps) if len(step) > 1 or len(self.steps[largest]) > 1]
-        ordered = sorted(places or range(len(sizes)), key=lambda place: sizes[place])
-        return [self.numbers[largest], self.numbers[ordered[len(ordered) // 2]]]
+        places = range(len(self.steps))
+        largest = max(places, key=lambda place: max(map(self.num_tokens, self.steps[place])))
+        others = [place for place in places if place != largest] or [largest]
+        most = max(others, key=lambda place: sum(map(self.num_tokens, self.steps[place])))
+        return [self.numbers[largest], self.numbers[most]]
 
 
 def workload(

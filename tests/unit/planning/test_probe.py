@@ -28,13 +28,9 @@ def test_a_probe_measures_the_largest_step_and_writes_no_run(tiny_base: Path, tm
 
 @pytest.mark.parametrize(
     ("lengths", "expected"),
-    [
-        ([[60], [20, 20], [30, 30]], [0, 2]),  # the third alone takes two groups of at most 50 tokens
-        ([[60], [20, 20], [10, 10]], [0, 1]),
-        ([[45, 60], [20, 20], [10, 10]], [0, 1]),
-    ],
+    [([[20, 20], [60], [10, 10]], [1, 0]), ([[60, 20], [20, 20], [30, 30]], [0, 2]), ([[60]], [0, 0])],
 )
-def test_two_steps_are_the_largest_and_one_that_adds_up_gradients_if_any_does(
+def test_two_steps_are_that_of_the_largest_group_and_another_with_many_tokens(
     lengths: list[list[int]], expected: list[int]
 ) -> None:
     steps = [[Document(tuple(range(length)), ((1, length),)) for length in step] for step in lengths]
