@@ -16,7 +16,7 @@ import torch
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 # glibc's names for what mallopt sets (malloc.h), and the largest block that is not fetched from the system anew.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
-_KEPT_BYTES, _USUAL_BYTES = 1 << 30, 1 << 25
+_KEPT_BYTES, _USUAL_BYTES, _LOADING_BYTES = 1 << 30, 1 << 25, 1 << 20
 _KERNELS_KEPT = 64
 _SHARED_AMONG_THREADS = 1 << 16  # numbers: torch leaves fewer than half as many to one thread
 
@@ -63,13 +63,16 @@ def close_holes() -> None:
         library.malloc_trim(0)
 
 
-def release_memory() -> None:
+def release_memory(loading: bool = False) -> None:
     """Gives freed memory back to the system, and from now on as usual.
 
-    What generates has caches that grow with every token: kept at hand, each size would leave a hole behind. So does
-    loading with conversion: of a base of one billion weights put into four bits, 1.3 GB of holes were left.
+    What generates has caches that grow with every token: kept at hand, each size would leave a hole behind.
+
+    Args:
+        loading: what is freed between now and the next call goes back by blocks of 1 MB. Loading with conversion frees
+            each weight once: of a base of one billion weights put into four bits, 0.3 to 1 GB of holes were left.
     """
-    _set_allocator(_USUAL_BYTES)
+    _set_allocator(_LOADING_BYTES if loading else _USUAL_BYTES)
     close_holes()
 
 

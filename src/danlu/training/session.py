@@ -102,8 +102,9 @@ class Session:
         first_rows, first_documents = stream.first_rows(_NUM_FIRST_ROWS) if stream else ([], [])
         self._probe_rows: list[Messages] = prepared.probe_rows() or first_rows
         self.base_sha256 = shared.sha256(base) if shared else base_hash(base)
-        release_memory()  # while it is loaded and proven: what each conversion frees would stay, in holes
+        release_memory(loading=True)
         self.model = planned.load(self.dtype)
+        release_memory()  # while it is proven, too: what is freed would stay, in holes
         self.environment = describe_environment(self.dtype)
         self.held = prepared.store(EVALUATION)
         train_store = prepared.store(TRAIN)
