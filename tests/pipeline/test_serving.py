@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
 import os
 import re
@@ -25,8 +23,8 @@ import pytest
 from redis_server import PROGRAM, Redis
 from served import SERVE, Served
 from served_runs import QUESTIONS, broken_run, expected_answers, write_run
+from unrest import ask_amid, move_versions
 
-from danlu.errors import RegistryError
 from danlu.registry import Registry
 
 
@@ -174,71 +172,39 @@ def assert_ctrl_c_cuts_off_in_time(served: Served) -> None:
 def test_under_swaps_removals_and_a_redis_that_is_killed_no_request_fails_or_is_answered_wrongly(
     runs: list[Path], answers: dict[tuple[str, str], str], tmp_path: Path
 ) -> None:
-    """16 clients ask 200 times, with `make soak` 2,000 times, and until all has happened on however slow a machine.
-
-    Each answer is held against that of the version that it names.
-    """
-    asked, end = int(os.environ.get("DANLU_SOAK_REQUESTS", "200")), time.monotonic() + 180
+    """16 clients; `make soak` asks 2,000 times. Each answer is held against that of the version that it names."""
     registry, redis = Registry.open(str(tmp_path / "registry")), Redis(tmp_path)
-    by_version = {str(registry.add(run, "helper")["reference"]): run.name for run in runs} | {
-        "tiny_base0": "tiny_base0"
-    }
+    by_version = {str(registry.add(run, "helper")["reference"]): run for run in runs}
     registry.promote("helper@1", "production")
     served = Served("--registry", registry.url, "--redis", redis.url, "--max-adapters", "2", "--cache-mib", "0")
     served.until(lambda: served.ready()["status"] == "ok")
     wrong: list[Any] = []
     seen: Counter[str] = Counter()
 
-    numbers, disturbed = itertools.count(), threading.Event()
+    def ask(number: int) -> None:
+        question, model = QUESTIONS[number % len(QUESTIONS)], "helper" if number % 5 else "tiny_base0"
+        time.sleep(0.5)
+        answer = served.ask(model, question, logprobs=number % 2 == 0)  # with probabilities, it is made each time
+        seen[answer.model] += 1
+        name = "tiny_base0" if answer.model == "tiny_base0" else by_version[answer.model].name
+        if answer.choices[0].message.content != answers[name, question]:
+            wrong.append((answer.model, question))
 
-    def client() -> None:
-        for number in numbers:
-            if number >= asked and ((disturbed.is_set() and len(seen) > 2) or time.monotonic() > end):
-                return
-            question, model = QUESTIONS[number % len(QUESTIONS)], "helper" if number % 5 else "tiny_base0"
-            time.sleep(0.5)
-            answer = served.ask(model, question, logprobs=number % 2 == 0)  # with probabilities, it is made each time
-            seen[answer.model] += 1
-            if answer.choices[0].message.content != answers[by_version[answer.model], question]:
-                wrong.append((answer.model, question))
-
-    def unrest(number: int) -> None:
-        if number % 7 == 3:
+    def disturb(act: int) -> None:
+        if act % 7 == 3:
             redis.kill()
-        elif number % 7 == 5:
+        elif act % 7 == 5:
             redis.start()
-        present = [str(version) for version in registry.state().versions("helper")]
-        production = f"helper@{registry.state().aliases('helper')['production']}"
-        spare = next(one for one in present if one != production)
-        if number % 3 == 0:
-            registry.promote(spare, "production")
-        elif number % 3 == 1:
-            with contextlib.suppress(RegistryError):  # what it would go back to may be gone
-                registry.rollback("helper", "production")
-        else:
-            registry.remove(spare)
-            run = next(run for run in runs if run.name == by_version[spare])
-            by_version[str(registry.add(run, "helper")["reference"])] = run.name
+        move_versions(registry, act, by_version)
 
-    with ThreadPoolExecutor(16) as pool:
-        clients = [pool.submit(client) for _ in range(16)]
-        for number in itertools.count():
-            unrest(number)
-            while number == 0 and len(seen) < 3 and time.monotonic() < end:
-                time.sleep(0.1)  # the first one promoted is let in before more is done
-            time.sleep(0.3)
-            if number == 6:  # Redis was killed, and started again
-                disturbed.set()
-            if all(one.done() for one in clients):
-                break
-        for one in clients:
-            one.result()  # a request that failed raises here
+    asked = int(os.environ.get("DANLU_SOAK_REQUESTS", "200"))
+    acts = ask_amid(ask, 16, asked, disturb, 7, lambda: len(seen) > 2)
     assert not wrong
     assert seen.total() >= asked
     assert len(seen) > 2, "some other version answered meanwhile"
     metrics = httpx.get(f"{served.url}/metrics").text
     counted = [line for line in metrics.splitlines() if line.startswith(("danlu_cache_total", "danlu_swaps_total"))]
-    sys.stdout.write("\n".join([f"{seen.total()} requests, {number + 1} acts", str(dict(seen)), *counted, ""]))
+    sys.stdout.write("\n".join([f"{seen.total()} requests, {acts} acts", str(dict(seen)), *counted, ""]))
     served.close()
     redis.kill()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 import shutil
@@ -11,11 +10,9 @@ import signal
 import ssl
 import subprocess
 import sys
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +21,10 @@ import openai
 import pytest
 from click.testing import CliRunner
 from served_runs import NUM_TOKENS, QUESTIONS, expected_answers, write_run
+from unrest import ask_amid, move_versions
 
 from danlu.audit import verify
 from danlu.cli import cli
-from danlu.errors import RegistryError
 from danlu.registry import Registry
 
 REQUIRED = bool(os.environ.get("DANLU_REQUIRE_PROGRAMS"))
@@ -135,11 +132,7 @@ def deployment(runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> It
 def test_while_adapters_move_and_a_gateway_and_redis_are_killed_answers_are_right_and_accounted_for(
     deployment: Deployment, runs: list[Path]
 ) -> None:
-    """32 clients ask 500 times, with `make soak` 5,000 times, and until all has happened on however slow a machine.
-
-    Half of the answers are streamed.
-    """
-    asked, end = int(os.environ.get("DANLU_SOAK_DEPLOYMENT", "500")), time.monotonic() + 180
+    """32 clients; `make soak` asks 5,000 times. Half of the answers are streamed."""
     by_version = {f"helper@{number}": run for number, run in enumerate(runs, 1)}
     right = {(run.name, question): expected_answers(run, question)[0] for run in runs for question in QUESTIONS}
     answered: list[str] = []
@@ -148,65 +141,37 @@ def test_while_adapters_move_and_a_gateway_and_redis_are_killed_answers_are_righ
     killed: list[float] = []
     versions: Counter[str] = Counter()
 
-    numbers, disturbed = itertools.count(), threading.Event()
+    def ask(number: int) -> None:
+        question, began = QUESTIONS[number % len(QUESTIONS)], time.monotonic()
+        try:
+            id, model, text = deployment.ask(question, stream=number % 2 == 0)
+        except (openai.OpenAIError, httpx.HTTPError, AssertionError) as error:
+            failed.append((began, time.monotonic(), f"{type(error).__name__}: {error}"))
+            return
+        answered.append(id)
+        versions[model] += 1
+        if text != right[by_version[model].name, question]:
+            wrong.append((model, question, text))
 
-    def client() -> None:
-        for number in numbers:
-            if number >= asked and ((disturbed.is_set() and len(versions) > 1) or time.monotonic() > end):
-                return
-            question, began = QUESTIONS[number % len(QUESTIONS)], time.monotonic()
-            try:
-                id, model, text = deployment.ask(question, stream=number % 2 == 0)
-            except (openai.OpenAIError, httpx.HTTPError, AssertionError) as error:
-                failed.append((began, time.monotonic(), f"{type(error).__name__}: {error}"))
-                continue
-            answered.append(id)
-            versions[model] += 1
-            if text != right[by_version[model].name, question]:
-                wrong.append((model, question, text))
+    def disturb(act: int) -> None:
+        move_versions(deployment.registry, act, by_version)
+        if act == 4:
+            killed.append(deployment.kill("gateway-1"))
+        if act == 8:
+            deployment.kill("redis")
 
-    def unrest(number: int) -> None:
-        registry = deployment.registry
-        present = [str(version) for version in registry.state().versions("helper")]
-        production = f"helper@{registry.state().aliases('helper')['production']}"
-        spare = next(one for one in present if one != production)
-        if number % 3 == 0:
-            registry.promote(spare, "production")
-        elif number % 3 == 1:
-            with contextlib.suppress(RegistryError):  # what it would go back to may be gone
-                registry.rollback("helper", "production")
-        else:
-            registry.remove(spare)
-            run = by_version[spare]
-            by_version[str(registry.add(run, "helper")["reference"])] = run
-
-    with ThreadPoolExecutor(32) as pool:
-        clients = [pool.submit(client) for _ in range(32)]
-        for number in itertools.count():
-            unrest(number)
-            while number == 0 and len(versions) < 2 and time.monotonic() < end:
-                time.sleep(0.1)  # the first one promoted is let in before more is done
-            if number == 4:
-                killed.append(deployment.kill("gateway-1"))
-            if number == 8:
-                deployment.kill("redis")
-                disturbed.set()
-            time.sleep(0.25)
-            if all(one.done() for one in clients) and number > 8:
-                break
-        for one in clients:
-            one.result()
+    asked = int(os.environ.get("DANLU_SOAK_DEPLOYMENT", "500"))
+    acts = ask_amid(ask, 32, asked, disturb, 9, lambda: len(versions) > 1)
     assert not wrong
     assert len(killed) == 1
     assert all(began < killed[0] < ended for began, ended, _ in failed), failed
     assert len(failed) <= 32
-    assert len(answered) + len(failed) >= asked
+    total = len(answered) + len(failed)
+    assert total >= asked
     assert len(versions) > 1
     deployment.until_ready()
     assert_each_answer_is_in_the_audit_log(deployment, answered)
-    sys.stdout.write(
-        f"{len(answered) + len(failed)} requests, {len(failed)} failed, {number + 1} acts, {dict(versions)}\n"
-    )
+    sys.stdout.write(f"{total} requests, {len(failed)} failed, {acts} acts, {dict(versions)}\n")
 
 
 def assert_each_answer_is_in_the_audit_log(deployment: Deployment, answered: list[str]) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 # PEFT imports bitsandbytes wherever it is installed, and it then advises kernels for a way of computing that is never
 # taken here (see `danlu.models.quantization.settle`).
 logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
-# So it does torchao, which then tells of each other machine's kernels that can't be loaded on this one.
+# So it does torchao, which then names each kernel that is for another machine, and what torch will change for it.
 for _name in ("torchao", "torch.utils._pytree"):
     logging.getLogger(_name).setLevel(logging.ERROR)
 

@@ -18,7 +18,7 @@ _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES, _USUAL_BYTES, _LOADING_BYTES = 1 << 30, 1 << 25, 1 << 20
 _KERNELS_KEPT = 64
-_SHARED_AMONG_THREADS = 1 << 16  # numbers: torch leaves fewer than half as many to one thread
+_SHARED_AMONG_THREADS = 1 << 16  # numbers: of half as many, torch would make no threads
 
 
 def prepare_machine(num_processes: int = 1) -> None:
