@@ -18,7 +18,7 @@ from danlu.kernels import packed_attention
 from danlu.kernels.packed_attention import causal_attention, plain_attention
 from danlu.training.objectives import to_batch
 
-LENGTHS = [1, 2, 37, 128, 129, 256, 300]
+LENGTHS = [1, 2, 37, 128, 129, 256, 300, 800]
 WINDOWS = [None, 1, 5, 128, 200, 1000]
 HEADS = {"grouped": (4, 2), "one key head": (4, 1), "as many key heads": (3, 3), "one head": (1, 1)}
 
