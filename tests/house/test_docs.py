@@ -32,6 +32,12 @@ def test_each_page_has_its_twin() -> None:
     assert names[0] == names[1]
 
 
+@pytest.mark.parametrize("page", sorted(DOCS.glob("*/*.md")), ids=lambda page: f"{page.parent.name}-{page.stem}")
+def test_no_page_has_a_place_that_was_still_to_be_filled(page: Path) -> None:
+    left = re.findall(r"^[A-Z_]{4,}$|\bTODO\b|\bFIXME\b|\bXXX\b", page.read_text(encoding="utf-8"), re.MULTILINE)
+    assert not left
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
 def test_the_recipe_of_the_page_is_valid(page: Path) -> None:
     blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)

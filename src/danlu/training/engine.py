@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from danlu.adapters.fused import Fused, fuse
 from danlu.adapters.lora import base_of
 from danlu.data.packing import pack, shared_prefix, split_into_packs
 from danlu.data.store import Store
@@ -26,6 +27,7 @@ from danlu.training.sequences import ChosenSequences, Sequences, own_loss
 # because PEFT computes the adapters in float32 and the kernels in bfloat16.
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 2e-2}
 _GRADIENT_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 1e-1}
+_NOT_FUSED = (ImportError, TypeError, RuntimeError, ValueError, AttributeError)
 _NUM_CANDIDATES, _NUM_DOCUMENTS, _NUM_TOKENS = 32, 3, 512
 
 
@@ -109,12 +111,42 @@ def choose_engine(model: Any, store: Store | Sequence[Document]) -> Engine:
         if padded:
             return _choose_for_sequences(model, documents)
         proof = _Proof(model, [shortened(document, _NUM_TOKENS) for document in documents], sft)
-        layers, undo = _choose_layers(model, proof, sft)
-        objective = _choose_objective(ChosenSft.of(model), proof, sft)
-        attention, packs, off = _choose_attention(model, proof, objective)
+        return _all_at_once(model, proof) or _one_by_one(model, proof)
     finally:
         for module, training in modes:
             module.training = training
+
+
+def _all_at_once(model: Any, proof: _Proof) -> Engine | None:
+    """The engine with every kernel, proven in one go: as most models are, in half the time of one after the other.
+
+    None, and the model as it was, where a kernel is not to be had or the proof fails.
+    """
+    base, objective = base_of(model), ChosenSft.of(model)
+    try:
+        import danlu.kernels.chosen_loss  # noqa: F401
+
+        fused = fuse(model)
+        undo = [fused.off]
+    except _NOT_FUSED:
+        return None
+    for name, kernel in _attention_kernels():
+        before = kernel.switch_on(base)
+        if before is not None:
+            undo.append(functools.partial(base.set_attn_implementation, before))
+            if objective and fused.undo and not _what_is_wrong(proof, objective, share_prefix=name == "packed"):
+                return Engine(objective, name, _named(fused), True, name == "packed", tuple(undo))
+            break
+    for step in reversed(undo):
+        step()
+    return None
+
+
+def _one_by_one(model: Any, proof: _Proof) -> Engine:
+    """The engine with those kernels that hold, and the reasons for the others."""
+    layers, undo = _choose_layers(model, proof, sft)
+    objective = _choose_objective(ChosenSft.of(model), proof, sft)
+    attention, packs, off = _choose_attention(model, proof, objective)
     return Engine(objective, attention, layers, packs, attention == "packed", (*undo, *off))
 
 
@@ -226,12 +258,10 @@ class _Proof:
 def _choose_layers(model: Any, proof: _Proof, plain: Objective) -> tuple[str, tuple[Callable[[], None], ...]]:
     """What the layers are, and how they are taken out again."""
     try:
-        from danlu.adapters.fused import fuse
-
         fused = fuse(model)
     except ImportError:
         return "plain (no kernels)", ()
-    except (TypeError, RuntimeError, ValueError, AttributeError) as error:
+    except _NOT_FUSED as error:
         return f"plain ({(str(error).splitlines() or [type(error).__name__])[0]})", ()
     if not fused.undo:
         return "plain (none that the kernels know)", ()
@@ -239,8 +269,12 @@ def _choose_layers(model: Any, proof: _Proof, plain: Objective) -> tuple[str, tu
     if fault:
         fused.off()
         return f"plain (with fused ones, the {fault})", ()
-    taken = "" if fused.linears == fused.adapted else f" ({fused.linears} of {fused.adapted} adapted)"
-    return f"fused{taken}", (fused.off,)
+    return _named(fused), (fused.off,)
+
+
+def _named(fused: Fused) -> str:
+    """What the layers are."""
+    return "fused" if fused.linears == fused.adapted else f"fused ({fused.linears} of {fused.adapted} adapted)"
 
 
 def _choose_objective(chunked: Objective | None, proof: _Proof, plain: Objective) -> Objective:
@@ -260,26 +294,30 @@ def _choose_attention(
     Transformers does not keep packed rows apart in every model: not in those with convolutions or recurrent states,
     nor where positions do not reach the attention mask.
     """
-    try:
-        from danlu.kernels import gpu, packed_attention
-    except ImportError:
-        reason = "no kernels"
-    else:
-        base = base_of(model)
-        for name, kernel in (("flash", gpu), ("packed", packed_attention)):
-            before = kernel.switch_on(base)
-            if before is None:
-                reason = "the model can't take the packed kernel"
-                continue
-            wrong = _what_is_wrong(proof, objective, share_prefix=name == "packed")
-            if not wrong:
-                return name, True, (functools.partial(base.set_attn_implementation, before),)
-            base.set_attn_implementation(before)
-            reason = f"the {name} kernel's {wrong}"
+    reason, base = "no kernels", base_of(model)
+    for name, kernel in _attention_kernels():
+        before = kernel.switch_on(base)
+        if before is None:
+            reason = "the model can't take the packed kernel"
+            continue
+        wrong = _what_is_wrong(proof, objective, share_prefix=name == "packed")
+        if not wrong:
+            return name, True, (functools.partial(base.set_attn_implementation, before),)
+        base.set_attn_implementation(before)
+        reason = f"the {name} kernel's {wrong}"
     wrong = _what_is_wrong(proof, objective, share_prefix=False)
     if wrong:
         return f"plain, one row at a time ({reason}; packed, the {wrong})", False, ()
     return f"plain ({reason})", True, ()
+
+
+def _attention_kernels() -> list[tuple[str, Any]]:
+    """Those that there are, by name, the first choice first."""
+    try:
+        from danlu.kernels import gpu, packed_attention
+    except ImportError:
+        return []
+    return [("flash", gpu), ("packed", packed_attention)]
 
 
 def _what_is_wrong(proof: _Proof, objective: Objective, share_prefix: bool) -> str:
