@@ -5,10 +5,11 @@ What is proven on real values in training is assumed here to hold.
 
 from __future__ import annotations
 
+import importlib.util
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from danlu.training.feed import to_batches
 from danlu.training.frozen import FrozenLayers, first_trained_layer
 from danlu.training.halfway import input_of
 from danlu.training.memory import checkpoint_activations
-from danlu.training.objectives import ChosenSft, Objective, sft
+from danlu.training.objectives import Batch, ChosenSft, Objective, sft
 from danlu.training.sequences import AnyBatch, ChosenSequences, SequenceBatch, Sequences
 
 META = torch.device("meta")
@@ -139,13 +140,13 @@ class _GhostSequences:
     head: torch.nn.Linear | None
 
     def __call__(self, model: Any, batch: SequenceBatch, label_smoothing: float = 0.0) -> tuple[torch.Tensor, float]:
-        from danlu.kernels.chosen_loss import chosen_loss
-
         inputs, head = {**self.sequences.inputs(batch), **given_masks(base_of(model))}, self.head
         targets = batch.target_ids.flatten()
         if head is None:
             logits = model(**inputs).logits.flatten(0, 1).float()
             return torch.nn.functional.cross_entropy(logits, targets, reduction="sum"), batch.weight
+        from danlu.kernels.chosen_loss import chosen_loss
+
         states = input_of(head, lambda: model(**inputs)).flatten(0, 1)
         return chosen_loss(states, head.weight, targets), batch.weight
 
@@ -162,6 +163,8 @@ class ProcessorAttention(TorchFunctionMode):  # type: ignore[misc]
         if key.shape[1] != query.shape[1]:
             key, value = (one.repeat_interleave(query.shape[1] // key.shape[1], 1) for one in (key, value))
         causal, mask = bool(options.get("is_causal")), options.get("attn_mask")
+        if mask is not None and mask.dtype == torch.bool:  # what is added to scores is kept, in each layer
+            mask = torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill_(mask.logical_not(), -1.0)
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         attended, _ = kernel(query, key, value, 0.0, causal, attn_mask=mask, scale=options.get("scale"))
         return attended
@@ -195,7 +198,7 @@ class Ghost:
 
     @classmethod
     def of(cls, model: Any, bits: tuple[str, bool] | None, freezes: bool) -> Ghost:
-        """Puts kernels and few bits into a model on the meta device.
+        """Puts kernels, where they are there, and few bits into a model on the meta device.
 
         Args:
             model: base with adapter, or the base itself; its mode is changed.
@@ -205,18 +208,23 @@ class Ghost:
         model.to(META)
         model.eval()
         base, made, four_bits = base_of(model), Made(), bits is not None and bits[0] != "int8"
-        fuse_shape(model)
+        there = importlib.util.find_spec("danlu.kernels") is not None
+        if there:
+            fuse_shape(model)
         if bits:
             _keep_in_few_bits(model, *bits, made)
         if base.config.is_encoder_decoder:
             plain = Sequences.of(model)
-            chosen = ChosenSequences.of(model, plain)
+            chosen = ChosenSequences.of(model, plain) if there else None
             objective: Objective = _GhostSequences(plain, chosen.head if chosen else None)
             return cls(model, objective, True, False, True, None, made, four_bits)
-        from danlu.kernels import packed_attention
+        packed = False
+        if there:
+            from danlu.kernels import packed_attention
 
-        packed = packed_attention.switch_on(base) is not None
-        ghost = cls(model, ChosenSft.of(model) or sft, True, packed, False, None, made, four_bits)
+            packed = packed_attention.switch_on(base) is not None
+        chosen_sft = ChosenSft.of(model) if there else None
+        ghost = cls(model, chosen_sft or sft, True, packed, False, None, made, four_bits)
         first = first_trained_layer(model)
         kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or [""])
         if freezes and first and len(kinds) == 1 and hasattr(base.get_decoder(), "layers"):
@@ -241,6 +249,10 @@ class Ghost:
     def batch(self, documents: list[Document]) -> AnyBatch:
         """Documents of one micro-batch as it is computed."""
         (batch,) = to_batches(documents, 1 << 60, self.shares_prefix, META, self.frozen, padded=self.padded)
+        if isinstance(batch, Batch) and not self.shares_prefix:
+            # Without the packed kernel Transformers keeps rows apart by a mask, which it would make from values.
+            mask = torch.ones(1, 1, batch.num_computed, batch.num_computed, dtype=torch.bool, device=META)
+            return replace(batch, layout={**batch.layout, "attention_mask": mask})
         return batch
 
     def sizes(self) -> Counter[str]:

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from danlu.data.template import Document
 from danlu.planning.ghost import Ghost, ProcessorAttention
 from danlu.planning.meter import Cost, Meter
@@ -98,7 +100,7 @@ def measure_pass(ghost: Ghost, documents: list[Document], accumulates: bool) -> 
                 loss, weight = ghost.objective(ghost.called, batch)
                 forward = meter.cost.copy()
                 meter.begin(BACKWARD)
-                (loss / weight).backward()
+                torch.autograd.backward(loss / weight)  # the tensor's own method would run without that attention
         finally:
             for hook in hooks:
                 hook.remove()

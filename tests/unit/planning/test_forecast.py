@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from kernels_there import THERE
 from sequence_models import write_model
 from small_models import SIZES
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen2Config
@@ -80,7 +81,7 @@ def really(recipe: Recipe, base: Path, rows: Sequence[Document]) -> tuple[int, d
     """Bytes alive at the worst moment of a real pass on the processor, its operations, and bytes of its parameters."""
     model = plan_model(recipe, base, load_base).load(torch.float32)
     engine = choose_engine(model, rows)
-    assert "fused" in engine.layers or recipe.adapter is None, engine.name
+    assert "fused" in engine.layers or recipe.adapter is None or not THERE, engine.name
     checkpoint_activations(model, recipe.training.activation_checkpointing)
     model.train()
     (batch,) = to_batches(list(rows), 1 << 20, engine.shares_prefix, torch.device("cpu"), padded=engine.padded)
