@@ -234,7 +234,8 @@ class Ghost:
     def checkpoint(self, share: float) -> None:
         """Checkpoints the activations of a share of the layers."""
         self.checkpointed = share
-        checkpoint_activations(self.model, share, keeps_random_state=False)
+        # A backward pass leaves such a mode: what it computes again is put into one of its own.
+        checkpoint_activations(self.model, share, keeps_random_state=False, again_within=ProcessorAttention)
 
     @property
     def called(self) -> Any:

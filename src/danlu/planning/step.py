@@ -6,8 +6,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-
 from danlu.data.template import Document
 from danlu.planning.ghost import Ghost, ProcessorAttention
 from danlu.planning.meter import Cost, Meter
@@ -95,12 +93,12 @@ def measure_pass(ghost: Ghost, documents: list[Document], accumulates: bool) -> 
         hooks = [one.register_post_accumulate_grad_hook(lambda p: meter.move(p.grad, GRADIENTS)) for one in trained]
         hooks.append(ghost.head_input.register_forward_hook(lambda *_: meter.begin(LOSS)))
         try:
-            with ProcessorAttention():  # around both: the backward pass computes checkpointed layers again
+            with ProcessorAttention():
                 meter.begin(ACTIVATIONS)
                 loss, weight = ghost.objective(ghost.called, batch)
                 forward = meter.cost.copy()
                 meter.begin(BACKWARD)
-                torch.autograd.backward(loss / weight)  # the tensor's own method would run without that attention
+                (loss / weight).backward()
         finally:
             for hook in hooks:
                 hook.remove()

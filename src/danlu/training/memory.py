@@ -6,6 +6,7 @@ backward pass: the numbers stay the same bits, each such layer costs one more fo
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -49,13 +50,16 @@ class MemoryPlan:
     bytes_per_token: int = 0
 
 
-def checkpoint_activations(model: Any, share: float, keeps_random_state: bool = True) -> None:
+def checkpoint_activations(
+    model: Any, share: float, keeps_random_state: bool = True, again_within: Callable[[], Any] = contextlib.nullcontext
+) -> None:
     """Checkpoints the activations of a share of the layers, spread evenly; 0 takes checkpointing off again.
 
     Args:
         model: PEFT's wrapped model.
         share: 0 to 1; rounded up to whole layers.
         keeps_random_state: what is computed again drops out what it dropped out before.
+        again_within: makes the context in which a layer is computed again.
 
     Raises:
         ModelError: Transformers can't checkpoint this model's activations.
@@ -69,7 +73,13 @@ def checkpoint_activations(model: Any, share: float, keeps_random_state: bool = 
             base.activation_checkpointing_disable()
         return
     try:
-        base.activation_checkpointing_enable({"use_reentrant": False, "preserve_rng_state": keeps_random_state})
+        base.activation_checkpointing_enable(
+            {
+                "use_reentrant": False,
+                "preserve_rng_state": keeps_random_state,
+                "context_fn": lambda: (contextlib.nullcontext(), again_within()),
+            }
+        )
     except ValueError as error:
         hint = "set training.activation_checkpointing=0 and a smaller training.micro_batch_tokens"
         raise ModelError(Fault(str(error), type(base).__name__, hint=hint)) from error

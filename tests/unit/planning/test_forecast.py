@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from kernels_there import THERE
+from kernels_there import THERE, needs_kernels
 from sequence_models import write_model
 from small_models import SIZES
 from transformers import AutoModelForCausalLM, Gemma3TextConfig, GPT2Config, LlamaConfig, Qwen2Config
@@ -129,7 +129,7 @@ def test_a_pass_without_values_holds_and_computes_what_the_real_one_does(
     # bitsandbytes and masks made from values hold a little that is not seen without them.
     close = 0.06 if few_bits or family == "t5" else 0.02
     assert sum(found.at_peak.values()) == pytest.approx(peak, rel=close)
-    if few_bits and recipe.adapter.layers_to_transform:
+    if few_bits and (recipe.adapter.layers_to_transform or not THERE):
         return  # bitsandbytes multiplies in operations of its own, which are not seen
     assert sum(found.whole.operations.values()) == pytest.approx(sum(operations.values()), rel=0.02)
 
@@ -239,6 +239,7 @@ PUBLISHED: dict[str, tuple[float, dict[str, Any], str]] = {
 }
 
 
+@needs_kernels  # torchtune's recipes take losses in chunks, too
 @pytest.mark.parametrize("method", PUBLISHED)
 def test_the_peaks_that_torchtune_publishes_are_forecast_within_15_percent(tmp_path: Path, method: str) -> None:
     published, sections, optimizer = PUBLISHED[method]
