@@ -10,7 +10,6 @@ be reached.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -19,9 +18,7 @@ from typing import Any
 
 import torch
 from machine import describe_run, write_result
-from matrix_peak import RANK, model_shapes
-
-from danlu.training.machine import prepare_machine
+from matrix_peak import RANK, make_parser, model_shapes, parsed
 
 _ROUNDS = 15
 
@@ -79,15 +76,9 @@ def in_turn(ways: dict[str, Callable[[], torch.Tensor]]) -> dict[str, float]:
 
 def main() -> None:
     """Prints a line for each shape, and the sum of all."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
-    parser.add_argument("--tokens", type=int, default=1024)
-    parser.add_argument("--threads", type=int)
+    parser = make_parser(__doc__)
     parser.add_argument("--out", type=Path)
-    asked = parser.parse_args()
-    prepare_machine()
-    if asked.threads:
-        torch.set_num_threads(asked.threads)
+    asked = parsed(parser)
     shapes = model_shapes(asked.model, RANK)
     measured, total = [], dict.fromkeys(("bfloat16", "int8", "int8 alone"), 0.0)
     for outputs, inputs, count in [*shapes["layers"], [*shapes["head"], 1]]:

@@ -111,18 +111,30 @@ def median_seconds(run: Callable[[], object], min_seconds: float) -> float:
     return statistics.median(times)
 
 
+def make_parser(description: str | None) -> argparse.ArgumentParser:
+    """What a measurement of products is asked for."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", type=Path, required=True)
+    parser.add_argument("--tokens", type=int, default=1024)
+    parser.add_argument("--threads", type=int)
+    return parser
+
+
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The command line, with the machine made ready for it."""
+    asked = parser.parse_args()
+    prepare_machine()
+    if asked.threads:
+        torch.set_num_threads(asked.threads)
+    return asked
+
+
 def main() -> None:
     """Prints shapes and speeds as one line of JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, required=True)
+    parser = make_parser(__doc__)
     parser.add_argument("--dtype", action="append", choices=sorted(DTYPES))
-    parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--min-seconds", type=float, default=0.5, help="of each product's measurement")
-    parser.add_argument("--threads", type=int)
-    arguments = parser.parse_args()
-    prepare_machine()
-    if arguments.threads:
-        torch.set_num_threads(arguments.threads)
+    arguments = parsed(parser)
     shapes = model_shapes(arguments.model, RANK)
     sizes = list(dict.fromkeys((shape[0], shape[1]) for shape in (*shapes["layers"], shapes["head"])))
     speeds = {

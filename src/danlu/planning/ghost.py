@@ -164,7 +164,7 @@ class ProcessorAttention(TorchFunctionMode):  # type: ignore[misc]
             key, value = (one.repeat_interleave(query.shape[1] // key.shape[1], 1) for one in (key, value))
         causal, mask = bool(options.get("is_causal")), options.get("attn_mask")
         if mask is not None and mask.dtype == torch.bool:  # what is added to scores is kept, in each layer
-            mask = torch.zeros(mask.shape, dtype=query.dtype, device=mask.device).masked_fill_(mask.logical_not(), -1.0)
+            mask = mask.to(query.dtype)
         kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
         attended, _ = kernel(query, key, value, 0.0, causal, attn_mask=mask, scale=options.get("scale"))
         return attended

@@ -1,7 +1,8 @@
 """How a model is computed in training: by the kernels that are proven on this very model, else as Transformers does.
 
-The truth is one row at a time through the model's own code. Each kernel is put in by itself and kept only if loss and
-gradients on real documents stay what they were; what does not hold is taken out again, and the name says why.
+The truth is one row at a time through the model's own code. All kernels are put in together and kept if loss and
+gradients on real documents stay what they were; else one after the other, and what does not hold is taken out again,
+and the name says why.
 """
 
 from __future__ import annotations
@@ -123,22 +124,22 @@ def _all_at_once(model: Any, proof: _Proof) -> Engine | None:
     None, and the model as it was, where a kernel is not to be had or the proof fails.
     """
     base, objective = base_of(model), ChosenSft.of(model)
+    if objective is None:
+        return None
     try:
-        import danlu.kernels.chosen_loss  # noqa: F401
-
         fused = fuse(model)
-        undo = [fused.off]
     except _NOT_FUSED:
         return None
-    for name, kernel in _attention_kernels():
+    for name, kernel in _attention_kernels() if fused.undo else []:
         before = kernel.switch_on(base)
-        if before is not None:
-            undo.append(functools.partial(base.set_attn_implementation, before))
-            if objective and fused.undo and not _what_is_wrong(proof, objective, share_prefix=name == "packed"):
-                return Engine(objective, name, _named(fused), True, name == "packed", tuple(undo))
-            break
-    for step in reversed(undo):
-        step()
+        if before is None:
+            continue
+        if not _what_is_wrong(proof, objective, share_prefix=name == "packed"):
+            undo = (fused.off, functools.partial(base.set_attn_implementation, before))
+            return Engine(objective, name, _named(fused), True, name == "packed", undo)
+        base.set_attn_implementation(before)
+        break
+    fused.off()
     return None
 
 

@@ -51,7 +51,7 @@ class MemoryPlan:
 
 
 def checkpoint_activations(
-    model: Any, share: float, keeps_random_state: bool = True, again_within: Callable[[], Any] = contextlib.nullcontext
+    model: Any, share: float, keeps_random_state: bool = True, again_within: Callable[[], Any] | None = None
 ) -> None:
     """Checkpoints the activations of a share of the layers, spread evenly; 0 takes checkpointing off again.
 
@@ -59,7 +59,7 @@ def checkpoint_activations(
         model: PEFT's wrapped model.
         share: 0 to 1; rounded up to whole layers.
         keeps_random_state: what is computed again drops out what it dropped out before.
-        again_within: makes the context in which a layer is computed again.
+        again_within: makes the context in which a layer is computed again; None: none.
 
     Raises:
         ModelError: Transformers can't checkpoint this model's activations.
@@ -72,14 +72,11 @@ def checkpoint_activations(
         if base.is_activation_checkpointing:
             base.activation_checkpointing_disable()
         return
+    options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": keeps_random_state}
+    if again_within is not None:
+        options["context_fn"] = lambda: (contextlib.nullcontext(), again_within())
     try:
-        base.activation_checkpointing_enable(
-            {
-                "use_reentrant": False,
-                "preserve_rng_state": keeps_random_state,
-                "context_fn": lambda: (contextlib.nullcontext(), again_within()),
-            }
-        )
+        base.activation_checkpointing_enable(options)
     except ValueError as error:
         hint = "set training.activation_checkpointing=0 and a smaller training.micro_batch_tokens"
         raise ModelError(Fault(str(error), type(base).__name__, hint=hint)) from error
