@@ -170,6 +170,17 @@ class ProcessorAttention(TorchFunctionMode):  # type: ignore[misc]
         return attended
 
 
+def _with_mask(batch: Batch) -> Batch:
+    """Without the packed kernel Transformers keeps rows apart by a mask, which it would make from values."""
+    mask = torch.ones(1, 1, batch.num_computed, batch.num_computed, dtype=torch.bool, device=META)
+    return replace(batch, layout={**batch.layout, "attention_mask": mask})
+
+
+class _MaskedLayers(FrozenLayers):
+    def _compute(self, batch: Batch) -> torch.Tensor:
+        return super()._compute(_with_mask(batch))
+
+
 @dataclass
 class Ghost:
     """A model as it would compute.
@@ -228,7 +239,7 @@ class Ghost:
         first = first_trained_layer(model)
         kinds = set(getattr(base.config.get_text_config(), "layer_types", None) or [""])
         if freezes and first and len(kinds) == 1 and hasattr(base.get_decoder(), "layers"):
-            ghost.frozen = FrozenLayers(model, first)
+            ghost.frozen = FrozenLayers(model, first) if packed else _MaskedLayers(model, first)
         return ghost
 
     def checkpoint(self, share: float) -> None:
@@ -250,11 +261,7 @@ class Ghost:
     def batch(self, documents: list[Document]) -> AnyBatch:
         """Documents of one micro-batch as it is computed."""
         (batch,) = to_batches(documents, 1 << 60, self.shares_prefix, META, self.frozen, padded=self.padded)
-        if isinstance(batch, Batch) and not self.shares_prefix:
-            # Without the packed kernel Transformers keeps rows apart by a mask, which it would make from values.
-            mask = torch.ones(1, 1, batch.num_computed, batch.num_computed, dtype=torch.bool, device=META)
-            return replace(batch, layout={**batch.layout, "attention_mask": mask})
-        return batch
+        return _with_mask(batch) if isinstance(batch, Batch) and not self.shares_prefix else batch
 
     def sizes(self) -> Counter[str]:
         """Of the parameters, each once.

@@ -134,6 +134,25 @@ def test_a_pass_without_values_holds_and_computes_what_the_real_one_does(
     assert sum(found.whole.operations.values()) == pytest.approx(sum(operations.values()), rel=0.02)
 
 
+@pytest.mark.parametrize("packed", [False, pytest.param(True, marks=needs_kernels)])
+def test_frozen_layers_and_those_above_are_the_whole_pass(
+    bases: Callable[[str], Path], packed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if THERE and not packed:
+        monkeypatch.setattr("danlu.kernels.packed_attention.switch_on", lambda base: None)
+    base = bases("llama")
+    recipe = values(base, adapter={"layers_to_transform": [1]})
+    ghost = make_ghost(recipe, base, torch.float32)
+    assert ghost.frozen is not None
+    assert ghost.shares_prefix == packed
+    found = measure_pass(ghost, documents(), accumulates=False)
+    ghost.frozen = None
+    whole = measure_pass(ghost, documents(), accumulates=False)
+    operations = [sum(cost.operations.values()) for cost in (found.below, found.forward, whole.forward)]
+    assert operations[0] > 0
+    assert operations[0] + operations[1] == pytest.approx(operations[2], rel=1e-6)
+
+
 @pytest.mark.parametrize("name", ["lora", "full", "encoder-decoder", "qlora"])
 def test_sizes_are_those_of_the_loaded_model(bases: Callable[[str], Path], name: str) -> None:
     family, sections = CASES[name]
