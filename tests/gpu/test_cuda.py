@@ -11,15 +11,21 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from adapted_models import answers_one_by_one, make_base, save_adapters
 from small_runs import TRAIN, assert_same, numbers_of, train, write_recipe
 
 from danlu.adapters.kinds import Lora
 from danlu.adapters.lora import add_adapter
+from danlu.adapters.plain_lora import read_plain_lora
+from danlu.data.template import stop_ids
+from danlu.engines.batching import Ask, BatchingEngine, Limits
+from danlu.engines.interface import Sampling
 from danlu.kernels import gpu
 from danlu.kernels.chosen_loss import chosen_loss, plain_loss
 from danlu.kernels.gated import gated
@@ -27,6 +33,8 @@ from danlu.kernels.packed_attention import causal_attention, plain_attention
 from danlu.kernels.rms_norm import rms_norm
 from danlu.models.loading import load_base
 from danlu.recipe.model_schema import EightBitQuantization, FourBitQuantization
+from danlu.serving.loading import open_base
+from danlu.training.trained import open_run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -191,3 +199,37 @@ def test_exports_of_a_gpu_run_pass_the_gate(on_processor: tuple[Path, Path], tmp
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout.splitlines()[-1])["parity"]["passed"]
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3"])
+def test_base_and_three_adapters_in_one_batch_answer_as_on_the_processor(
+    family: str, tokenizer: Any, tmp_path: Path
+) -> None:
+    base = make_base(family, len(tokenizer))
+    folders = save_adapters(family, base, tmp_path)
+    served = make_base(family, len(tokenizer)).to("cuda")
+    engine = BatchingEngine(served, tokenizer, stop_ids(tokenizer, {}), Limits(chunk_tokens=16))
+    for name, folder in folders.items():
+        engine.add(name, read_plain_lora(folder, torch.float32, served.device))
+    drawn = torch.Generator().manual_seed(1)
+    prompts = [tuple(torch.randint(3, 300, (size,), generator=drawn).tolist()) for size in (1, 9, 30, 61)]
+    asks = [Ask(prompt, Sampling(24), name) for prompt in prompts for name in (None, *folders)]
+    with ThreadPoolExecutor(len(asks)) as pool:
+        found = [list(answer.ids) for answer in pool.map(engine.answer, asks)]
+    engine.close()
+    expected = {
+        name: answers_one_by_one(base, folders.get(name or ""), prompts, 24, sorted(engine.stop_ids))
+        for name in (None, *folders)
+    }
+    assert found == [expected[one.adapter][prompts.index(one.prompt)] for one in asks]
+    assert engine.counters.most_adapters == 4
+
+
+def test_a_gpu_run_is_served_by_the_gpu_and_proven(on_processor: tuple[Path, Path], tmp_path: Path) -> None:
+    recipe, _ = on_processor
+    train(recipe, tmp_path / "run", "model.dtype=bfloat16")
+    base = open_base(open_run(tmp_path / "run"), "auto", Limits())
+    assert base.engine.model.device.type == "cuda"
+    base.loads.load("helper", tmp_path / "run", proven=False)  # raises where the probes are missed
+    assert len(base.engine.answer(Ask((5, 6, 7), Sampling(4), "helper")).ids) > 0
+    base.engine.close()
