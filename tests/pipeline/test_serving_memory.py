@@ -57,7 +57,7 @@ def test_memory_grows_by_no_more_than_two_percent_once_it_is_warm(
                 client.result()
 
     def bytes_after(asked: int) -> int:
-        """The least of many readings in three pauses: how much a version's kept prefixes hold varies by swaps."""
+        """The least of many readings in three pauses: in one alone it was up to five percent more or less."""
         readings = []
         for _ in range(3):
             ask_while_versions_move(asked // 3)

@@ -19,6 +19,7 @@ from small_runs import TRAIN, assert_same, assert_same_gradients, write_recipe
 from transformers import LlamaConfig, LlamaForCausalLM
 
 LIMITED = [sys.executable, str(Path(__file__).parents[1] / "limited_train.py")]
+KEEPS_MOMENTS = "training.checkpoints.every_steps=1"
 UNCHECKED = ["train", "--no-preflight"]  # after the two words that `limited_train.py` takes
 _CGROUPS = Path("/sys/fs/cgroup")
 
@@ -38,13 +39,7 @@ def recipe(tiny_base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model": {"name": str(folder / "base"), "dtype": "float32"},
         "data": {"train": [str(folder / "rows.jsonl")], "max_sequence_tokens": 1024, "evaluation": {"rows": 2}},
         "adapter": {"type": "lora", "rank": 4},
-        "training": {
-            "learning_rate": 1e-3,
-            "global_batch_size": 12,
-            "micro_batch_tokens": 65536,
-            "num_epochs": 2,
-            "checkpoints": {"every_steps": 1},
-        },
+        "training": {"learning_rate": 1e-3, "global_batch_size": 12, "micro_batch_tokens": 65536, "num_epochs": 2},
         "evaluation": {"max_new_tokens": 2},
     }
     (folder / "recipe.yaml").write_text(json.dumps(recipe))
@@ -122,7 +117,7 @@ def limited(recipe: Path, folder: Path, limit: int, *words: str) -> Trained:
 @pytest.fixture(scope="module")
 def whole(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     """Each step in one micro-batch."""
-    return limited(recipe, tmp_path_factory.mktemp("whole") / "run", 0)
+    return limited(recipe, tmp_path_factory.mktemp("whole") / "run", 0, KEEPS_MOMENTS)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +131,7 @@ def test_a_failed_allocation_is_the_same_step_in_smaller_pieces(
     recipe: Path, whole: Trained, halved: Trained, tmp_path: Path
 ) -> None:
     assert whole.took_bytes > halved.took_bytes + (96 << 20), "or this shows nothing"
-    found = limited(recipe, tmp_path / "run", (whole.took_bytes + halved.took_bytes) // 2)
+    found = limited(recipe, tmp_path / "run", (whole.took_bytes + halved.took_bytes) // 2, KEEPS_MOMENTS)
     tokens = found.result["guards"]["micro_batch_tokens"]
     assert tokens == halved.result["guards"]["micro_batch_tokens"]
     assert "step 1: memory was not enough for micro-batches of 65536 tokens" in found.stderr

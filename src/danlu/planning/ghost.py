@@ -177,6 +177,8 @@ def _with_mask(batch: Batch) -> Batch:
 
 
 class _MaskedLayers(FrozenLayers):
+    """Frozen layers without the packed kernel."""
+
     def _compute(self, batch: Batch) -> torch.Tensor:
         return super()._compute(_with_mask(batch))
 
