@@ -106,7 +106,8 @@ class Bench:
                 save_file(tensors, folder / "adapter_model.safetensors")
                 (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 16}))
                 began = time.perf_counter()
-                self.engine.add(f"a{number}", read_plain_lora(folder, self.engine.model.dtype))
+                model = self.engine.model
+                self.engine.add(f"a{number}", read_plain_lora(folder, model.dtype, model.device))
                 seconds.append(time.perf_counter() - began)
         self.bytes_of_one = adapter.num_bytes
         return seconds
@@ -178,7 +179,7 @@ class Bench:
         model = get_peft_model(self.engine.model, LoraConfig(r=16, target_modules="all-linear")).eval()
         made, began = 0, time.perf_counter()
         for prompt in prompts(64, prompt_tokens, self.engine.tokenizer):
-            ids = torch.tensor([prompt])
+            ids = torch.tensor([prompt], device=model.device)
             with torch.inference_mode():
                 out = model.generate(
                     input_ids=ids,

@@ -33,7 +33,8 @@ class Served:
         )
         self.said: list[str] = []
         self._listens = threading.Event()
-        threading.Thread(target=self._hear, daemon=True).start()
+        self._hears = threading.Thread(target=self._hear, daemon=True)
+        self._hears.start()
         assert self._listens.wait(120), "".join(self.said)
         found = re.search(r"at (http://\S+)/v1", "".join(self.said))
         assert found, "".join(self.said)
@@ -65,12 +66,15 @@ class Served:
         return found
 
     def end(self, how: int = signal.SIGTERM) -> tuple[int, dict[str, Any]]:
+        """Its exit status and its last line; `said` is complete then."""
         self.process.send_signal(how)
-        out, _ = self.process.communicate(timeout=60)
-        return self.process.returncode, json.loads(out.splitlines()[-1])
+        status = self.process.wait(60)
+        self._hears.join(60)  # not `communicate`, which would take lines away from it
+        assert self.process.stdout is not None
+        return status, json.loads(self.process.stdout.read().splitlines()[-1])
 
     def close(self) -> None:
         self.client.close()
         if self.process.poll() is None:
             self.process.kill()
-            self.process.communicate()
+            self.process.wait()
