@@ -66,8 +66,12 @@ class Served:
         return found
 
     def end(self, how: int = signal.SIGTERM) -> tuple[int, dict[str, Any]]:
-        """Its exit status and its last line; `said` is complete then."""
+        """Tells it to end; see `ended`."""
         self.process.send_signal(how)
+        return self.ended()
+
+    def ended(self) -> tuple[int, dict[str, Any]]:
+        """Its exit status and its last line, once it has ended; `said` is complete then."""
         status = self.process.wait(60)
         self._hears.join(60)  # not `communicate`, which would take lines away from it
         assert self.process.stdout is not None

@@ -87,7 +87,8 @@ class BankedLinear(torch.nn.Module):  # type: ignore[misc]
 
 
 def _add(y: torch.Tensor, low: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
-    return torch.addmm(y.view(-1, y.shape[-1]), low.view(-1, low.shape[-1]), up).view(y.shape)
+    y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), up)
+    return y
 
 
 class AdapterBank:

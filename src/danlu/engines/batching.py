@@ -144,7 +144,8 @@ class Limits:
         max_context: tokens of a prompt and its answer; None: what the model can.
         max_rows: answers in one forward pass.
         max_waiting: questions that wait for a place; more are refused.
-        chunk_tokens: of a prompt that are read between two steps.
+        chunk_tokens: of a prompt that are read at once; between two steps so many are read, of several prompts if
+            they are short, and the last one of these is not cut off.
         kv_bytes: for keys and values of running answers.
         prefix_bytes: for those that are kept for prompts that begin alike.
     """
@@ -309,7 +310,7 @@ class BatchingEngine:
         self._fail_all(WorkError(Fault("the engine was closed")))
 
     def _turn(self) -> None:
-        """One thing that was asked of the thread, one chunk of a prompt, one token for each running answer."""
+        """One thing that was asked of the thread, a chunk's tokens of prompts, one token for each running answer."""
         if self._chores:
             work, future = self._chores.popleft()
             try:
@@ -317,7 +318,8 @@ class BatchingEngine:
             except Exception as error:  # noqa: BLE001 - raised again where it is waited for
                 future.set_exception(error)
         self._admit()
-        if self._reading:
+        before = self.counters.prompt_tokens
+        while self._reading and self.counters.prompt_tokens - before < self.limits.chunk_tokens:
             self._read(self._reading[0])
         for index in reversed(range(len(self._rows))):
             if self._rows[index].ticket.cancelled:

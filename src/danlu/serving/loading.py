@@ -14,12 +14,13 @@ from danlu.data.template import stop_ids
 from danlu.engines.batching import BatchingEngine, Limits
 from danlu.errors import DanluError, Fault, FolderError, ModelError
 from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base
+from danlu.models.packed import pack_linear_layers
 from danlu.models.quantization import compute_in
 from danlu.models.source import find_model
 from danlu.models.tokenizer import load_tokenizer
 from danlu.runs import ADAPTER
 from danlu.serving.proof import prove
-from danlu.training.machine import close_holes
+from danlu.training.machine import close_holes, in_own_thread
 from danlu.training.probes import read_probes
 from danlu.training.trained import TrainedRun, base_hash, open_run
 
@@ -64,6 +65,10 @@ def open_base(of: TrainedRun | str, dtype: str, limits: Limits) -> ServedBase:
     Raises:
         ModelError: it can't be found, is not the one that was trained on, or can't answer many at once.
     """
+    return in_own_thread(lambda: _open_base(of, dtype, limits))
+
+
+def _open_base(of: TrainedRun | str, dtype: str, limits: Limits) -> ServedBase:
     if isinstance(of, str):
         folder, kept, quantization, name = find_model(of), choose_dtype(dtype, choose_device()), None, of
     else:
@@ -71,6 +76,7 @@ def open_base(of: TrainedRun | str, dtype: str, limits: Limits) -> ServedBase:
         name = of.recipe.model.name
     chosen = kept if dtype == "auto" else choose_dtype(dtype, choose_device())
     base = compute_in(load_base(folder, kept, quantization=quantization), chosen)
+    pack_linear_layers(base)
     tokenizer = load_tokenizer(folder)
     importlib.import_module("peft.utils.other")  # takes seconds, which the first adapter would take longer
     engine = BatchingEngine(base, tokenizer, stop_ids(tokenizer, generation_defaults(folder)), limits)
@@ -91,6 +97,9 @@ class AdapterLoader:
             ModelError: it was trained on another base.
             GateError: it misses the probes.
         """
+        in_own_thread(lambda: self._load(name, folder, proven))
+
+    def _load(self, name: str, folder: Path, proven: bool) -> None:
         run = open_run(folder)
         self._require_base(run)
         engine = self.base.engine
