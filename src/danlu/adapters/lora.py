@@ -162,8 +162,11 @@ def _require_all_tensors(tuned: Any, folder: Path) -> None:
         )
 
 
-def check_adapter_folder(folder: Path) -> None:
+def check_adapter_folder(folder: Path) -> dict[str, torch.Tensor]:
     """Requires a PEFT adapter in safetensors whose values are all finite.
+
+    Returns:
+        Its tensors by their names in the file.
 
     Raises:
         FolderError: a file is missing or broken, or a value is NaN or infinite.
@@ -184,7 +187,7 @@ def check_adapter_folder(folder: Path) -> None:
             )
     try:
         json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        tensors = load_file(weights)
+        tensors: dict[str, torch.Tensor] = load_file(weights)
     except (ValueError, SafetensorError) as error:
         raise FolderError(
             Fault(f"the adapter is broken: {error}", str(folder), hint="copy it again, or train anew")
@@ -198,3 +201,4 @@ def check_adapter_folder(folder: Path) -> None:
                 hint="use an earlier checkpoint, or train with a smaller learning rate",
             )
         )
+    return tensors

@@ -68,12 +68,9 @@ def read_plain_lora(folder: Path, dtype: torch.dtype, device: torch.device | str
     Raises:
         FolderError: a file is missing or broken, a value is not finite, or the adapter is more than plain LoRA.
     """
-    from safetensors.torch import load_file
-
-    check_adapter_folder(folder)
+    tensors = check_adapter_folder(folder)
     config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
     _require_plain(config, folder)
-    tensors = load_file(folder / "adapter_model.safetensors")
     _require_pairs(tensors, folder)
     pairs = {}
     for key in tensors:
