@@ -51,9 +51,13 @@ def pack_linear_layers(model: Any) -> int:
         How many were packed.
     """
     shared = {id(module.weight) for module in model.modules() if isinstance(module, torch.nn.Embedding)}
-    plain = [(name, one) for name, one in model.named_modules() if type(one) is torch.nn.Linear]
-    packed = [(name, one) for name, one in plain if can_pack(one.weight.device, one.weight.dtype)]
-    for name, layer in packed:
+    names = [name for name, module in model.named_modules() if _fits(module)]
+    for name in names:  # by name: a layer that is held here would stay in memory beside the packed one
+        layer = model.get_submodule(name)
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, PackedLinear(layer, id(layer.weight) not in shared))
-    return len(packed)
+    return len(names)
+
+
+def _fits(module: torch.nn.Module) -> bool:
+    return type(module) is torch.nn.Linear and can_pack(module.weight.device, module.weight.dtype)

@@ -80,6 +80,7 @@ def _open_base(of: TrainedRun | str, dtype: str, limits: Limits) -> ServedBase:
     tokenizer = load_tokenizer(folder)
     importlib.import_module("peft.utils.other")  # takes seconds, which the first adapter would take longer
     engine = BatchingEngine(base, tokenizer, stop_ids(tokenizer, generation_defaults(folder)), limits)
+    close_holes()  # where the weights were before they were converted and packed
     return ServedBase(Path(name).name, base_hash(folder), quantization, _name(chosen), engine)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from typing import Any
 
 import pytest
@@ -68,3 +69,10 @@ def test_what_can_not_be_packed_stays() -> None:
     model.append(torch.nn.Linear(4, 4, device="meta"))
     assert pack_linear_layers(model) == 1
     assert [type(one) for one in model] == [Other, torch.nn.Linear, PackedLinear, torch.nn.Linear]
+
+
+def test_no_weight_is_in_memory_twice() -> None:
+    model = torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.Linear(8, 8))
+    held = [weakref.ref(layer) for layer in model]
+    pack_linear_layers(model)
+    assert [one() for one in held] == [None, None]
