@@ -97,7 +97,7 @@ class Comparison:
         faults = []
         if not self.max_logit_difference <= bounds.max_logit_difference:
             faults.append(
-                f"logits: differ by up to {self.max_logit_difference:.3g}, allowed {bounds.max_logit_difference:g}"
+                f"logits: differ by up to {self.max_logit_difference:.5g}, allowed {bounds.max_logit_difference:g}"
             )
         if self.mean_kl > bounds.mean_kl:
             faults.append(f"probabilities: KL divergence {self.mean_kl:.3g} on average, allowed {bounds.mean_kl:g}")
