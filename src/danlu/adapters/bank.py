@@ -87,6 +87,7 @@ class BankedLinear(torch.nn.Module):  # type: ignore[misc]
 
 
 def _add(y: torch.Tensor, low: torch.Tensor, up: torch.Tensor) -> torch.Tensor:
+    """Into y, which the base's layer has just made."""
     y.view(-1, y.shape[-1]).addmm_(low.view(-1, low.shape[-1]), up)
     return y
 

@@ -45,7 +45,7 @@ def test_threads_that_the_user_set_stay(monkeypatch: pytest.MonkeyPatch) -> None
 def test_freed_memory_stays_at_hand() -> None:
     script = """
 import resource, sys, torch
-from danlu.training.machine import in_own_thread, prepare_machine
+from danlu.training.machine import prepare_machine
 if sys.argv[1] == "prepared":
     prepare_machine()
 torch.set_num_threads(1)
