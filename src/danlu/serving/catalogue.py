@@ -104,7 +104,8 @@ class RunFolders:
         folder = self.runs[edition.name].folder
         for name, about in read_manifest(folder, "run")["files"].items():
             if name.startswith(("adapter/", "probes/")) and _hash(folder / name) != about["sha256"]:
-                raise InputError(Fault("this file is not what the run wrote", str(folder / name), hint="train again"))
+                hint = "copy the run again, or train anew"
+                raise InputError(Fault("this file is not what the run wrote", str(folder / name), hint=hint))
         return folder
 
     def names(self) -> list[str]:
