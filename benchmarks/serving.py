@@ -27,6 +27,8 @@ from typing import Any
 import torch
 from machine import describe_run, write_result
 
+from danlu.engines.openmp import no_team_left
+
 WORDS = ["river", "stone", "cloud", "lamp", "tiger", "paper", "green", "silver", "ocean", "maple", "candle", "bank"]
 
 
@@ -89,13 +91,9 @@ class Bench:
         """Ends the engine."""
         self.engine.close()
 
+    @no_team_left()
     def load(self, count: int) -> list[float]:
         """Seconds that each adapter took to be read from its file and put on."""
-        from danlu.training.machine import in_own_thread
-
-        return in_own_thread(lambda: self._load(count))
-
-    def _load(self, count: int) -> list[float]:
         from safetensors.torch import save_file
 
         from danlu.adapters.plain_lora import read_plain_lora

@@ -18,6 +18,7 @@ from danlu.data.records import Message
 from danlu.data.template import answer_start_ids, prompt_ids
 from danlu.engines.answers import next_tokens_of, to_answer
 from danlu.engines.interface import Answer, NextTokens, Sampling
+from danlu.engines.openmp import end_team
 from danlu.models.decoder_start import decoder_start
 from danlu.models.quiet import quiet_transformers
 
@@ -105,6 +106,7 @@ class TransformersEngine:
                 streamer.end()
 
         thread = Thread(target=work, daemon=True)
+        end_team()
         thread.start()
         try:
             yield from streamer

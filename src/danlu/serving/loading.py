@@ -12,6 +12,7 @@ import torch
 from danlu.adapters.plain_lora import read_plain_lora
 from danlu.data.template import stop_ids
 from danlu.engines.batching import BatchingEngine, Limits
+from danlu.engines.openmp import no_team_left
 from danlu.errors import DanluError, Fault, FolderError, ModelError
 from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base
 from danlu.models.packed import pack_linear_layers
@@ -20,7 +21,7 @@ from danlu.models.source import find_model
 from danlu.models.tokenizer import load_tokenizer
 from danlu.runs import ADAPTER
 from danlu.serving.proof import prove
-from danlu.training.machine import close_holes, in_own_thread
+from danlu.training.machine import close_holes
 from danlu.training.probes import read_probes
 from danlu.training.trained import TrainedRun, base_hash, open_run
 
@@ -54,6 +55,7 @@ class ServedBase:
         return AdapterLoader(self)
 
 
+@no_team_left()
 def open_base(of: TrainedRun | str, dtype: str, limits: Limits) -> ServedBase:
     """Loads the base of a run as it was trained on, or a model by its name.
 
@@ -65,10 +67,6 @@ def open_base(of: TrainedRun | str, dtype: str, limits: Limits) -> ServedBase:
     Raises:
         ModelError: it can't be found, is not the one that was trained on, or can't answer many at once.
     """
-    return in_own_thread(lambda: _open_base(of, dtype, limits))
-
-
-def _open_base(of: TrainedRun | str, dtype: str, limits: Limits) -> ServedBase:
     if isinstance(of, str):
         folder, kept, quantization, name = find_model(of), choose_dtype(dtype, choose_device()), None, of
     else:
@@ -90,6 +88,7 @@ class AdapterLoader:
 
     base: ServedBase
 
+    @no_team_left()
     def load(self, name: str, folder: Path, proven: bool) -> None:
         """Reads an adapter, puts it on the base, and has it say what its run's probes say.
 
@@ -98,9 +97,6 @@ class AdapterLoader:
             ModelError: it was trained on another base.
             GateError: it misses the probes.
         """
-        in_own_thread(lambda: self._load(name, folder, proven))
-
-    def _load(self, name: str, folder: Path, proven: bool) -> None:
         run = open_run(folder)
         self._require_base(run)
         engine = self.base.engine

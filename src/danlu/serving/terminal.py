@@ -9,7 +9,6 @@ from typing import Any, TextIO
 from danlu.data.records import Messages
 from danlu.engines.interface import Engine, Sampling
 from danlu.tracking.progress import say
-from danlu.training.machine import in_own_thread
 from danlu.training.trained import open_run
 
 HELP = """Type a question and press Enter.
@@ -58,8 +57,7 @@ def run_chat(run_folder: str | Path, sampling: Sampling, source: TextIO, out: Te
         `turns`, the number of questions answered.
     """
     run = open_run(run_folder, allow_stopped=True)
-    engine = in_own_thread(lambda: run.engine(run.dtype))  # each answer is computed in a thread of its own
-    chat = Chat(engine, sampling)
+    chat = Chat(run.engine(run.dtype), sampling)
     say(f"{run.recipe.model.name} with {run.folder / 'adapter'}. /help lists the commands.")
     turns = 0
     while True:

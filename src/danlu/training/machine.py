@@ -6,16 +6,13 @@ import contextlib
 import ctypes
 import os
 import sys
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 import torch
 
-_T = TypeVar("_T")
 _CPU_QUOTA = Path("/sys/fs/cgroup/cpu.max")
 # glibc's names for what mallopt sets (malloc.h), and the largest block that is not fetched from the system anew.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -53,31 +50,6 @@ def denormals_flushed() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(flushed)
-
-
-def in_own_thread(work: Callable[[], _T]) -> _T:
-    """Does what others wait for in a thread that ends with it, and OpenMP's threads with that.
-
-    Each thread that has computed keeps a team of threads. GNU's OpenMP lets them wait at hand for the next product only
-    while all teams together are no more threads than cores; else they sleep in between, and one answer's step takes
-    twice as long. So where a thread is to compute fast, others do by this what they have to compute before.
-
-    Raises:
-        Exception: what `work` raises.
-    """
-    done: Future[_T] = Future()
-
-    def run() -> None:
-        try:
-            done.set_result(work())
-        except Exception as error:  # noqa: BLE001 - raised again in the caller's thread
-            done.set_exception(error)
-
-    thread = threading.Thread(target=run, name="danlu-once", daemon=True)
-    thread.start()
-    done.exception()
-    thread.join()
-    return done.result()
 
 
 def close_holes() -> None:

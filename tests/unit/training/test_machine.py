@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from danlu.training.machine import in_own_thread, prepare_machine, resident_bytes, usable_cores
+from danlu.training.machine import prepare_machine, resident_bytes, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -127,33 +127,3 @@ print(before - psutil.Process().memory_info().rss)
 
     assert freed("usually") < 50 << 20
     assert freed("loading") > 300 << 20
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads are counted as Linux shows them")
-def test_what_is_done_in_a_thread_of_its_own_leaves_no_threads() -> None:
-    script = """
-import os, sys, time, torch
-from danlu.training.machine import in_own_thread
-count = lambda: len(os.listdir("/proc/self/task"))
-before = count()
-work = lambda: torch.zeros(1 << 20).add_(1).sum().item()
-print(in_own_thread(work) if sys.argv[1] == "own" else work())
-end = time.monotonic() + 5  # a thread that has ended is shown a little longer
-while count() > before and time.monotonic() < end:
-    time.sleep(0.01)
-print(count() - before)
-"""
-
-    def threads_left(how: str) -> int:
-        words, two = [sys.executable, "-c", script, how], {**os.environ, "OMP_NUM_THREADS": "2"}
-        total, left = subprocess.run(words, capture_output=True, text=True, check=True, env=two).stdout.split()
-        assert total == "1048576.0"
-        return int(left)
-
-    assert threads_left("own") == 0
-    assert threads_left("here") > 0
-
-
-def test_an_error_in_a_thread_of_its_own_is_the_callers() -> None:
-    with pytest.raises(ZeroDivisionError):
-        in_own_thread(lambda: 1 / 0)
