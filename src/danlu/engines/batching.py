@@ -144,8 +144,8 @@ class Limits:
         max_context: tokens of a prompt and its answer; None: what the model can.
         max_rows: answers in one forward pass.
         max_waiting: questions that wait for a place; more are refused.
-        chunk_tokens: of a prompt that are read at once; between two steps so many are read, of several prompts if
-            they are short, and the last one of these is not cut off.
+        chunk_tokens: of a prompt that are read at once; a longer one gives way to a step after each chunk.
+        read_tokens: of prompts that are read between two steps; the one that goes past it is still read.
         kv_bytes: for keys and values of running answers.
         prefix_bytes: for those that are kept for prompts that begin alike.
     """
@@ -154,6 +154,7 @@ class Limits:
     max_rows: int = 32
     max_waiting: int = 128
     chunk_tokens: int = 256
+    read_tokens: int = 1024
     kv_bytes: int = 1 << 30
     prefix_bytes: int = 256 << 20
 
@@ -310,7 +311,10 @@ class BatchingEngine:
         self._fail_all(WorkError(Fault("the engine was closed")))
 
     def _turn(self) -> None:
-        """One thing that was asked of the thread, a chunk's tokens of prompts, one token for each running answer."""
+        """One thing that was asked of the thread, some waiting prompts, one token for each running answer.
+
+        Prompts go before steps: a step for many costs little more than for one, so no answer ends later by it.
+        """
         if self._chores:
             work, future = self._chores.popleft()
             try:
@@ -319,8 +323,10 @@ class BatchingEngine:
                 future.set_exception(error)
         self._admit()
         before = self.counters.prompt_tokens
-        while self._reading and self.counters.prompt_tokens - before < self.limits.chunk_tokens:
-            self._read(self._reading[0])
+        while self._reading and self._read(self._reading[0]):
+            if self.counters.prompt_tokens - before >= self.limits.read_tokens:
+                break
+            self._admit()
         for index in reversed(range(len(self._rows))):
             if self._rows[index].ticket.cancelled:
                 self._leave(index)
@@ -344,8 +350,8 @@ class BatchingEngine:
         longest = max(other.longest for other in (row, *self._rows, *self._reading))
         return self.running < self.limits.max_rows and (self.running + 1) * longest <= self.max_tokens
 
-    def _read(self, row: _Row) -> None:
-        """Reads a chunk of a prompt; after the last one the answer has begun."""
+    def _read(self, row: _Row) -> bool:
+        """Reads a chunk of a prompt; after the last one the answer has begun. Whether it was the last."""
         ask = row.ask
         if row.cache is None:
             held, row.read = self._prefixes.longest(ask.adapter, ask.prompt)
@@ -358,14 +364,16 @@ class BatchingEngine:
         logits = self._forward([chunk], positions, None, row.cache, 1)[:, -1].float()
         row.read += len(chunk)
         self.counters.prompt_tokens += len(chunk)
-        if row.read == len(ask.prompt):
-            self._reading.popleft()
-            held = key_values_of(row.cache)
-            row.cache = None
-            if self._take(row, int(logits[0].argmax()), logits[0]):
-                self._cache.join(held)
-                self._rows.append(row)
-            self._prefixes.keep(ask.adapter, ask.prompt, held)
+        if row.read < len(ask.prompt):
+            return False
+        self._reading.popleft()
+        held = key_values_of(row.cache)
+        row.cache = None
+        if self._take(row, int(logits[0].argmax()), logits[0]):
+            self._cache.join(held)
+            self._rows.append(row)
+        self._prefixes.keep(ask.adapter, ask.prompt, held)
+        return True
 
     def _step(self) -> None:
         adapters = [row.ask.adapter for row in self._rows]

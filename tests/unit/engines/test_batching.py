@@ -225,6 +225,21 @@ def test_a_long_prompt_stops_nobody(llama: BatchingEngine) -> None:
     assert running.last.answer is not None
 
 
+@pytest.mark.parametrize(("read_tokens", "steps"), [(1000, 3), (1, 7)])
+def test_prompts_that_wait_are_read_before_a_step(tokenizer: Any, read_tokens: int, steps: int) -> None:
+    limits = Limits(chunk_tokens=64, read_tokens=read_tokens)
+    engine = filled_engine(make_base("llama", len(tokenizer)), tokenizer, {}, limits)
+    gate = threading.Event()
+    engine.call(gate.wait)
+    listeners = [Listener() for _ in range(5)]
+    for number, listener in enumerate(listeners):
+        engine.submit(ask((7 + number, *PROMPTS[1]), length=4), listener)
+    gate.set()
+    assert [len(listener.last.answer.ids) for listener in listeners if listener.last.answer] == [4] * 5
+    assert engine.counters.steps == steps
+    engine.close()
+
+
 def test_who_leaves_frees_the_place(tokenizer: Any) -> None:
     engine = filled_engine(make_base("llama", len(tokenizer)), tokenizer, {}, Limits(max_rows=1))
     left, next_one = Listener(), Listener()
