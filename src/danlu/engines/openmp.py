@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 _HARD = 2  # omp_pause_hard of OpenMP 5.0's omp_pause_resource_t
 
@@ -17,7 +18,7 @@ def end_team() -> None:
     cores; else they sleep in between, and one answer's step takes twice as long. So who leaves the computing to another
     thread ends its own team first.
     """
-    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    library: Any = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(library, "omp_pause_resource_all"):
         library.omp_pause_resource_all(_HARD)
 
