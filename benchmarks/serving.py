@@ -13,6 +13,7 @@ one prompt after another. Say on which machine, and that nothing else ran. The g
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import random
 import statistics
@@ -77,6 +78,7 @@ class Bench:
         self.served = open_base(model, dtype, Limits(max_rows=64, prefix_bytes=0))
         self.engine: Any = self.served.engine
         self.tokenizer = self.engine.tokenizer
+        gc.freeze()  # as `danlu serve` does
 
     @property
     def names(self) -> list[str | None]:
