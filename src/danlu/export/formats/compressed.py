@@ -14,7 +14,8 @@ from danlu.export.formats.interface import Format, Subject, decoder_alone
 from danlu.export.formats.onnx import copy_description
 from danlu.runs import write_json
 
-_CALIBRATION_ROWS = 128
+# AWQ tries twenty scales of each layer on all rows: 128 found no better ones than 32, in three times the time.
+_CALIBRATION_ROWS = {"awq": 32, "gptq": 128}
 
 
 def refusal(subject: Subject, chosen: str | None) -> Fault | None:
@@ -31,7 +32,7 @@ def refusal(subject: Subject, chosen: str | None) -> Fault | None:
 
 def _writer(method: str) -> Callable[[Subject, Path, Path, str | None], dict[str, Any]]:
     def write(subject: Subject, merged: Path, folder: Path, chosen: str | None) -> dict[str, Any]:
-        rows = subject.calibration(_CALIBRATION_ROWS)
+        rows = subject.calibration(_CALIBRATION_ROWS[method])
         asked = folder / ".asked.json"
         words = {"model": str(merged.absolute()), "out": str(folder.absolute()), "method": method, "rows": rows}
         write_json(asked, words)
