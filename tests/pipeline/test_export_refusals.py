@@ -149,3 +149,14 @@ def test_a_folder_of_another_adapter_is_named_by_its_manifest(trained: Trained, 
     write_manifest(folder, "export", {"base_sha256": "0" * 64, "trained_sha256": "1" * 64})
     faults = origin_faults(trained.run, read_manifest(folder, "export"))
     assert [fault.split(":")[0] for fault in faults] == ["base", "adapter"]
+
+
+def test_an_adapter_that_was_changed_by_hand_is_named_where_its_export_is_not_what_was_trained(
+    trained: Trained, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained.run.folder, tmp_path / "run")
+    config = run / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"lora_alpha": 1000}))
+    status, said = export(str(run), "--out", str(tmp_path / "out"))
+    assert status == 1
+    assert "run: adapter/adapter_config.json changed since the run ended" in said

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from danlu.runs import ADAPTER, MODEL, file_hash
@@ -26,6 +27,19 @@ def origin_faults(run: TrainedRun, about: dict[str, Any]) -> list[str]:
     if about.get("trained_sha256") not in (None, _trained_hash(run)):
         faults.append("adapter: the folder was made from other trained weights than this run has now")
     return faults
+
+
+def changed_since_trained(run: TrainedRun) -> list[str]:
+    """Files that the run trained and that are not as its manifest has them: why an export may not be the model."""
+    return [
+        f"run: {name} changed since the run ended"
+        for name, written in run.about.get("files", {}).items()
+        if name.startswith((f"{ADAPTER}/", f"{MODEL}/")) and _changed(run.folder / name, written["sha256"])
+    ]
+
+
+def _changed(path: Path, sha256: str) -> bool:
+    return not path.is_file() or file_hash(path) != sha256
 
 
 def _trained_hash(run: TrainedRun) -> str:

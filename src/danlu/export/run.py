@@ -19,7 +19,7 @@ from danlu.export.card import CARD, Exported, write_card
 from danlu.export.formats.interface import Format, Subject
 from danlu.export.formats.table import FORMATS
 from danlu.export.merge import tuned_source, write_merged
-from danlu.export.origin import origin_faults, origin_of
+from danlu.export.origin import changed_since_trained, origin_faults, origin_of
 from danlu.export.parity import Parity, changed_files, check_engine, check_parity
 from danlu.export.tensors import Source
 from danlu.models.folder import weight_files
@@ -116,6 +116,8 @@ def run_export(
     parity = _judge(folder, wanted, probes, None)
     if wanted.format is None and not parity.passed:
         parity = _judge(folder, wanted, probes, tuned_source(run, base))  # which says what is wrong
+    if not parity.passed:
+        parity.faults[:0] = changed_since_trained(run)
     write_json(folder / "parity.json", parity.to_json())
     _write_card(run, base, wanted, folder, parity, written)
     about = {"run_folder": str(run.folder), "format": wanted.name, "quantize": wanted.kind, **origin_of(run)}
@@ -138,6 +140,8 @@ def run_check(run_folder: str | Path, folder: str | Path) -> dict[str, Any]:
     wanted = _Wanted(about.get("format", MERGED), format, about.get("quantize"), None)
     parity = _judge(folder, wanted, probes, tuned)
     parity.faults[:0] = origin_faults(run, about) + (changed_files(folder) if format else [])
+    if not parity.passed:
+        parity.faults[:0] = changed_since_trained(run)
     return _verdict(run, folder, wanted.name, parity, started, {"notes": notes})
 
 
