@@ -313,7 +313,7 @@ class BatchingEngine:
     def _turn(self) -> None:
         """One thing that was asked of the thread, some waiting prompts, one token for each running answer.
 
-        Prompts go before steps: a step for many costs little more than for one, so no answer ends later by it.
+        Prompts go before steps: a step for many costs little more than for one.
         """
         if self._chores:
             work, future = self._chores.popleft()
