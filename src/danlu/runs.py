@@ -8,7 +8,7 @@ import os
 import shlex
 import shutil
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +109,16 @@ def file_hash(path: Path) -> str:
         for block in iter(lambda: stream.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+def changed_files(folder: Path, files: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Which of the names are no file in the folder, or another one than `files` of a manifest has."""
+
+    def is_there(name: str) -> bool:
+        path = folder / name
+        return name in files and path.is_file() and file_hash(path) == files[name]["sha256"]
+
+    return [name for name in names if not is_there(name)]
 
 
 def write_manifest(folder: Path, kind: str, about: dict[str, Any], skip: Iterable[str] = ()) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-from danlu.runs import ADAPTER, MODEL, file_hash
+from danlu.runs import ADAPTER, MODEL, changed_files, file_hash
 from danlu.training.trained import TrainedRun, base_hash
 
 
@@ -31,15 +30,9 @@ def origin_faults(run: TrainedRun, about: dict[str, Any]) -> list[str]:
 
 def changed_since_trained(run: TrainedRun) -> list[str]:
     """Files that the run trained and that are not as its manifest has them: why an export may not be the model."""
-    return [
-        f"run: {name} changed since the run ended"
-        for name, written in run.about.get("files", {}).items()
-        if name.startswith((f"{ADAPTER}/", f"{MODEL}/")) and _changed(run.folder / name, written["sha256"])
-    ]
-
-
-def _changed(path: Path, sha256: str) -> bool:
-    return not path.is_file() or file_hash(path) != sha256
+    files = run.about.get("files", {})
+    trained = [name for name in files if name.startswith((f"{ADAPTER}/", f"{MODEL}/"))]
+    return [f"run: {name} changed since the run ended" for name in changed_files(run.folder, files, trained)]
 
 
 def _trained_hash(run: TrainedRun) -> str:

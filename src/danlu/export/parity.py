@@ -28,7 +28,7 @@ from danlu.models.folder import broken_weights, check_model_folder, model_config
 from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base
 from danlu.models.tokenizer import load_tokenizer
 from danlu.planning.devices import free_memory_bytes
-from danlu.runs import MANIFEST, file_hash, read_manifest
+from danlu.runs import MANIFEST, changed_files, read_manifest
 from danlu.training.probes import Probe, Probes
 
 _SPARE_BYTES = 2 << 30  # beside a model's weights: activations, logits and the program itself
@@ -115,7 +115,7 @@ def check_parity(
     Raises:
         ModelError: the folder is no model folder, or has no tokenizer or safe weights.
     """
-    parity = Parity("float32", faults=changed_files(folder))
+    parity = Parity("float32", faults=file_faults(folder))
     if (folder / "config.json").is_file() and (broken := broken_weights(folder)):
         parity.faults += [f"files: {Path(fault.where).name}: {fault.what}" for fault in broken]
         return parity
@@ -182,15 +182,14 @@ def _fits(folder: Path) -> bool:
     return needed <= free
 
 
-def changed_files(folder: Path) -> list[str]:
+def file_faults(folder: Path) -> list[str]:
     """Files that are not what the export wrote, if it left a manifest."""
     if not (folder / MANIFEST).is_file():
         return []
     files = read_manifest(folder, "export")["files"]
     return [
         f"files: {name} is {'missing' if not (folder / name).is_file() else 'not what the export wrote'}"
-        for name, entry in files.items()
-        if not (folder / name).is_file() or file_hash(folder / name) != entry["sha256"]
+        for name in changed_files(folder, files, files)
     ]
 
 

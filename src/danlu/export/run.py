@@ -20,7 +20,7 @@ from danlu.export.formats.interface import Format, Subject
 from danlu.export.formats.table import FORMATS
 from danlu.export.merge import tuned_source, write_merged
 from danlu.export.origin import changed_since_trained, origin_faults, origin_of
-from danlu.export.parity import Parity, changed_files, check_engine, check_parity
+from danlu.export.parity import Parity, check_engine, check_parity, file_faults
 from danlu.export.tensors import Source
 from danlu.models.folder import weight_files
 from danlu.recipe import load_recipe
@@ -139,7 +139,7 @@ def run_check(run_folder: str | Path, folder: str | Path) -> dict[str, Any]:
     tuned, notes = (None, []) if format else _at_hand(run)
     wanted = _Wanted(about.get("format", MERGED), format, about.get("quantize"), None)
     parity = _judge(folder, wanted, probes, tuned)
-    parity.faults[:0] = origin_faults(run, about) + (changed_files(folder) if format else [])
+    parity.faults[:0] = origin_faults(run, about) + (file_faults(folder) if format else [])
     if not parity.passed:
         parity.faults[:0] = changed_since_trained(run)
     return _verdict(run, folder, wanted.name, parity, started, {"notes": notes})

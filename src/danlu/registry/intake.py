@@ -16,7 +16,7 @@ from danlu.adapters.lora import check_adapter_folder
 from danlu.audit import user_name
 from danlu.errors import Fault, FolderError, RegistryError
 from danlu.registry.state import Version
-from danlu.runs import ADAPTER, MANIFEST, RESOLVED, file_hash, write_json
+from danlu.runs import ADAPTER, MANIFEST, RESOLVED, changed_files, file_hash, write_json
 from danlu.training.probes import read_probes
 from danlu.training.trained import TrainedRun, open_run
 
@@ -121,10 +121,7 @@ def _adapter_paths(run: Path) -> list[str]:
 
 
 def _require_as_trained(run: TrainedRun, folder: Path, paths: list[str]) -> None:
-    written = run.about.get("files", {})
-    changed = [
-        path for path in paths if path != MANIFEST and file_hash(folder / path) != written.get(path, {}).get("sha256")
-    ]
+    changed = changed_files(folder, run.about.get("files", {}), [path for path in paths if path != MANIFEST])
     if changed:
         hint = "add a run folder as `danlu train` left it; what was changed by hand has no proof"
         faults = [Fault("this file changed since the run ended", str(run.folder / path)) for path in changed[:-1]]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Protocol
 
 from danlu.errors import Fault, InputError
-from danlu.runs import MANIFEST, file_hash, read_manifest
+from danlu.runs import MANIFEST, changed_files, file_hash, read_manifest
 
 
 class Edition(Protocol):
@@ -102,10 +102,11 @@ class RunFolders:
             InputError: a file of the adapter's or of the probes' has changed.
         """
         folder = self.runs[edition.name].folder
-        for name, about in read_manifest(folder, "run")["files"].items():
-            if name.startswith(("adapter/", "probes/")) and _hash(folder / name) != about["sha256"]:
-                hint = "copy the run again, or train anew"
-                raise InputError(Fault("this file is not what the run wrote", str(folder / name), hint=hint))
+        files = read_manifest(folder, "run")["files"]
+        served = [name for name in files if name.startswith(("adapter/", "probes/"))]
+        for name in changed_files(folder, files, served):
+            hint = "copy the run again, or train anew"
+            raise InputError(Fault("this file is not what the run wrote", str(folder / name), hint=hint))
         return folder
 
     def names(self) -> list[str]:
@@ -144,7 +145,3 @@ def run_folders(folders: Sequence[str | Path]) -> RunFolders:
             raise InputError(Fault(f"two runs are named {name}", f"{runs[name].folder}, {folder}", hint=hint))
         runs[name] = RunEdition(folder, name, file_hash(folder / MANIFEST))
     return RunFolders(runs)
-
-
-def _hash(path: Path) -> str:
-    return file_hash(path) if path.is_file() else "missing"

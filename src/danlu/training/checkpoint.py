@@ -18,7 +18,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 
 from danlu.errors import Fault, FolderError
-from danlu.runs import CHECKPOINTS, file_hash, read_manifest, write_json, write_manifest
+from danlu.runs import CHECKPOINTS, changed_files, read_manifest, write_json, write_manifest
 from danlu.training.backends.interface import TrainedState
 from danlu.training.best import Best
 
@@ -159,15 +159,9 @@ def read_checkpoint(run: Path, step: int) -> Checkpoint:
 
 def _require_whole(folder: Path) -> None:
     files = read_manifest(folder, "checkpoint")["files"]
-    for name in (_PARAMETERS, _MOMENTS, _STATE):
-        if name not in files or not (folder / name).is_file() or file_hash(folder / name) != files[name]["sha256"]:
-            raise FolderError(
-                Fault(
-                    f"{name} is not what was written",
-                    str(folder),
-                    hint=f"the one before it is used; this one can go: rm -r {folder}",
-                )
-            )
+    for name in changed_files(folder, files, (_PARAMETERS, _MOMENTS, _STATE)):
+        hint = f"the one before it is used; this one can go: rm -r {folder}"
+        raise FolderError(Fault(f"{name} is not what was written", str(folder), hint=hint))
 
 
 def _read(folder: Path) -> Checkpoint:
