@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Iterator
@@ -13,9 +14,11 @@ import pytest
 from redis_server import PROGRAM, Redis
 from small_gateway import Gateway
 
-from danlu.serving.access.allowance import Allowance
+from danlu.serving import redis_link
+from danlu.serving.access import allowance
+from danlu.serving.access.allowance import Allowance, Taken
 from danlu.serving.access.guard import Guard
-from danlu.serving.access.keys import Keyring, make_key
+from danlu.serving.access.keys import Key, Keyring, make_key
 from danlu.serving.feedback.desk import FeedbackDesk
 from danlu.serving.feedback.stores import JsonLines
 from danlu.serving.redis_link import RedisLink
@@ -26,6 +29,15 @@ pytestmark = pytest.mark.skipif(
 )
 ASK = {"model": "law", "messages": [{"role": "user", "content": "Who are you?"}], "temperature": 0}
 MANY, REQUESTS = 100_000, 500
+ENDS_IN_2033 = 10**9
+
+
+@pytest.fixture(autouse=True)
+def however_slow_the_machine_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All requests of a test are in one window, and a Redis that runs is waited for: both gateways are one process."""
+    monkeypatch.setattr(allowance, "MINUTE", ENDS_IN_2033)
+    monkeypatch.setattr(allowance, "DAY", ENDS_IN_2033)
+    monkeypatch.setattr(redis_link, "_PATIENCE_SECONDS", 30.0)
 
 
 @pytest.fixture
@@ -71,20 +83,34 @@ def ask(gateway: Gateway, secret: str, **more: Any) -> Any:
     return gateway.http.post("/v1/chat/completions", json={**ASK, **more}, headers=headers)
 
 
-def away_from_the_minute_s_end() -> None:
-    if time.time() % 60 > 35:
-        time.sleep(60 - time.time() % 60)
-
-
 def test_two_gateways_together_answer_as_many_requests_as_may_be(
     gateways: tuple[Gateway, Gateway], tmp_path: Path
 ) -> None:
     secret = (tmp_path / "requests").read_text()
-    away_from_the_minute_s_end()
     with ThreadPoolExecutor(16) as pool:
         told = list(pool.map(lambda number: ask(gateways[number % 2], secret).status_code, range(REQUESTS + 100)))
     assert set(told) == {200, 429}
     assert told.count(200) == REQUESTS
+
+
+def test_in_each_window_of_redis_clock_as_much_is_taken_as_may_be(redis: Redis) -> None:
+    length, limit = 2, 5
+    key = Key(id="0" * 10, name="x", sha256="0" * 64, roles=("use",), created="", requests_per_minute=limit)
+
+    async def take_over_two_turns() -> list[Taken]:
+        quota, told = Allowance(RedisLink(redis.url)), []
+        while not told or told[-1].window < told[0].window + 2:
+            told.append(await quota.take_request(key))
+            await asyncio.sleep(0.01)
+        return told
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(allowance, "MINUTE", length)
+        told = asyncio.run(take_over_two_turns())
+    whole = [taken for taken in told if taken.window == told[0].window + 1]
+    assert [taken.fits for taken in whole] == [True] * limit + [False] * (len(whole) - limit)
+    assert len(whole) > limit
+    assert {taken.seconds_left for taken in told} == {1, 2}
 
 
 def test_two_gateways_together_answer_as_many_tokens_as_may_be_within_one_percent(
@@ -107,7 +133,6 @@ def test_while_redis_is_away_quotas_hold_in_each_gateway_and_nobody_fails(
     redis: Redis, gateways: tuple[Gateway, Gateway], tmp_path: Path
 ) -> None:
     secret = (tmp_path / "requests").read_text()
-    away_from_the_minute_s_end()
     for _ in range(REQUESTS - 10):
         ask(gateways[0], secret)
     redis.kill()
@@ -141,8 +166,6 @@ def test_feedback_finds_an_answer_of_the_other_gateway_masked(
 
 
 def test_any_gateway_shows_the_figures_of_all(gateways: tuple[Gateway, Gateway], tmp_path: Path) -> None:
-    import asyncio
-
     async def both() -> dict[str, str]:
         telling = asyncio.ensure_future(gateways[1].desk.neighbours.tell())
         await asyncio.sleep(0.5)
