@@ -3,8 +3,8 @@
     python benchmarks/serving.py --clients 1 8 32 --adapters 1 4 16 --seconds 20 --out results/NAME.json
     python benchmarks/serving.py --only arrivals      # first tokens with Poisson arrivals, prompts that share nothing
     python benchmarks/serving.py --engine llama.cpp --quantize q8_0
-    python benchmarks/serving.py --engine llama-server --quantize q8_0    # llama.cpp's own server, without anything
-    of ours
+    python benchmarks/serving.py --engine llama-server --quantize q8_0    # llama.cpp's own server, nothing of ours
+    python benchmarks/serving.py --engine vllm-server                     # vLLM's own server, nothing of ours
 
 Adapters are random LoRAs of rank 16 on all linear layers. `one_by_one` is Transformers' `generate` with PEFT's model,
 one prompt after another. Say on which machine, and that nothing else ran. The gateway itself: gateway_overhead.py.
@@ -30,6 +30,7 @@ from machine import describe_run, write_result
 
 from danlu.engines.openmp import no_team_left
 
+ENGINES = ["transformers", "llama.cpp", "llama-server", "vllm-server"]
 WORDS = ["river", "stone", "cloud", "lamp", "tiger", "paper", "green", "silver", "ocean", "maple", "candle", "bank"]
 
 
@@ -67,6 +68,20 @@ def random_adapters(base: Any, count: int) -> list[Any]:
     return made
 
 
+def write_adapter(adapter: Any, folder: Path) -> None:
+    """As PEFT writes it."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {}
+    for name, pair in adapter.pairs.items():
+        tensors[f"base_model.model.{name}.lora_A.weight"] = pair.down.contiguous()
+        tensors[f"base_model.model.{name}.lora_B.weight"] = pair.up.t().contiguous()
+    save_file(tensors, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": 16, "lora_alpha": 16, "target_modules": "all-linear"}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
+
+
 class Bench:
     """An engine with adapters, and who asks it."""
 
@@ -96,21 +111,13 @@ class Bench:
     @no_team_left()
     def load(self, count: int) -> list[float]:
         """Seconds that each adapter took to be read from its file and put on."""
-        from safetensors.torch import save_file
-
         from danlu.adapters.plain_lora import read_plain_lora
 
         seconds = []
         with tempfile.TemporaryDirectory() as place:
             for number, adapter in enumerate(random_adapters(self.engine.model, count)):
                 folder = Path(place) / str(number)
-                folder.mkdir()
-                tensors = {}
-                for name, pair in adapter.pairs.items():
-                    tensors[f"base_model.model.{name}.lora_A.weight"] = pair.down
-                    tensors[f"base_model.model.{name}.lora_B.weight"] = pair.up.t().contiguous()
-                save_file(tensors, folder / "adapter_model.safetensors")
-                (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "lora_alpha": 16}))
+                write_adapter(adapter, folder)
                 began = time.perf_counter()
                 model = self.engine.model
                 self.engine.add(f"a{number}", read_plain_lora(folder, model.dtype, model.device))
@@ -210,6 +217,10 @@ def bench_of(chosen: argparse.Namespace) -> Bench:
     """The engine that was chosen."""
     if chosen.engine == "transformers":
         return Bench(chosen.model, chosen.dtype)
+    if chosen.engine == "vllm-server":
+        from serving_vllm import VllmBench
+
+        return VllmBench(chosen.model, chosen.dtype)
     from serving_llama import DirectBench, LlamaBench
 
     kind = DirectBench if chosen.engine == "llama-server" else LlamaBench
@@ -220,7 +231,7 @@ def main() -> None:
     """Measures what is asked for, and prints a line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m-instruct")
-    parser.add_argument("--engine", choices=["transformers", "llama.cpp", "llama-server"], default="transformers")
+    parser.add_argument("--engine", choices=ENGINES, default="transformers")
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--quantize", default="q8_0")
     parser.add_argument("--slots", type=int, default=8)
@@ -234,7 +245,7 @@ def main() -> None:
     parser.add_argument("--only", choices=["clients", "arrivals", "one_by_one"])
     parser.add_argument("--out")
     chosen = parser.parse_args()
-    kind = chosen.dtype if chosen.engine == "transformers" else chosen.quantize
+    kind = chosen.quantize if chosen.engine.startswith("llama") else chosen.dtype
     found: dict[str, Any] = {**describe_run(torch.get_num_threads()), "engine": chosen.engine, "kind": kind}
 
     def note(name: str, work: Callable[[], Any]) -> None:

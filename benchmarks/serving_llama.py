@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from serving import Bench, random_adapters
+from serving import Bench, random_adapters, write_adapter
 
 from danlu.runs import danlu_home
 from danlu.serving.backends.llama import LlamaBackend, adapter_file, open_llama
@@ -93,7 +93,6 @@ class DirectBench(LlamaBench):
 def gguf_adapters(model: str, count: int) -> list[Path]:
     """Random LoRAs of rank 16 as GGUF files; one is converted, the others have its form and other numbers."""
     from gguf import GGUFReader
-    from safetensors.torch import save_file
 
     from danlu.export.formats.interface import Subject
     from danlu.models.loading import load_base
@@ -106,13 +105,7 @@ def gguf_adapters(model: str, count: int) -> list[Path]:
     place.mkdir(parents=True, exist_ok=True)
     base = find_model(model)
     (adapter,) = random_adapters(load_base(base, dtype_of("float32")), 1)
-    tensors = {}
-    for name, pair in adapter.pairs.items():
-        tensors[f"base_model.model.{name}.lora_A.weight"] = pair.down.contiguous()
-        tensors[f"base_model.model.{name}.lora_B.weight"] = pair.up.t().contiguous()
-    save_file(tensors, place / "adapter_model.safetensors")
-    config = {"peft_type": "LORA", "r": 16, "lora_alpha": 16, "target_modules": "all-linear"}
-    (place / "adapter_config.json").write_text(json.dumps(config))
+    write_adapter(adapter, place)
     made = adapter_file(Subject(base, place, None, [2], lambda count: []), "q8_0")
     for number, path in enumerate(paths):
         shutil.copyfile(made, path)

@@ -34,6 +34,11 @@ def choose_dtype(name: str, device: torch.device) -> torch.dtype:
     return torch.bfloat16 if fast else torch.float32
 
 
+def dtype_name(dtype: torch.dtype) -> str:
+    """`bfloat16` for `torch.bfloat16`."""
+    return str(dtype).removeprefix("torch.")
+
+
 def require_dtype(name: str, device: torch.device) -> None:
     """Requires hardware that multiplies in the dtype of a recipe's `model.dtype`, where it was asked for by name.
 

@@ -14,7 +14,7 @@ from danlu.data.template import stop_ids
 from danlu.engines.batching import BatchingEngine, Limits
 from danlu.engines.openmp import no_team_left
 from danlu.errors import DanluError, Fault, FolderError, ModelError
-from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base
+from danlu.models.loading import choose_device, choose_dtype, dtype_name, generation_defaults, load_base
 from danlu.models.packed import pack_linear_layers
 from danlu.models.quantization import compute_in
 from danlu.models.source import find_model
@@ -55,6 +55,11 @@ class ServedBase:
         return AdapterLoader(self)
 
 
+def computing_dtype(of: TrainedRun | str, dtype: str) -> torch.dtype:
+    """What to compute in; `auto` is what a run was trained in, and for a model what the hardware multiplies in."""
+    return of.dtype if dtype == "auto" and not isinstance(of, str) else choose_dtype(dtype, choose_device())
+
+
 @no_team_left()
 def open_base(of: TrainedRun | str, dtype: str, limits: Limits) -> ServedBase:
     """Loads the base of a run as it was trained on, or a model by its name.
@@ -67,19 +72,19 @@ def open_base(of: TrainedRun | str, dtype: str, limits: Limits) -> ServedBase:
     Raises:
         ModelError: it can't be found, is not the one that was trained on, or can't answer many at once.
     """
+    chosen = computing_dtype(of, dtype)
     if isinstance(of, str):
-        folder, kept, quantization, name = find_model(of), choose_dtype(dtype, choose_device()), None, of
+        folder, kept, quantization, name = find_model(of), chosen, None, of
     else:
         folder, kept, quantization = of.base_folder(), of.dtype, of.recipe.model.quantization
         name = of.recipe.model.name
-    chosen = kept if dtype == "auto" else choose_dtype(dtype, choose_device())
     base = compute_in(load_base(folder, kept, quantization=quantization), chosen)
     pack_linear_layers(base)
     tokenizer = load_tokenizer(folder)
     importlib.import_module("peft.utils.other")  # takes seconds, which the first adapter would take longer
     engine = BatchingEngine(base, tokenizer, stop_ids(tokenizer, generation_defaults(folder)), limits)
     close_holes()  # where the weights were before they were converted and packed
-    return ServedBase(Path(name).name, base_hash(folder), quantization, _name(chosen), engine)
+    return ServedBase(Path(name).name, base_hash(folder), quantization, dtype_name(chosen), engine)
 
 
 @dataclass(frozen=True)
@@ -137,7 +142,3 @@ def require_base(run: TrainedRun, sha256: str | None) -> None:
     if sha256 is not None and run.about.get("base_sha256", sha256) != sha256:
         what = f"it was trained on another base, {run.recipe.model.name}"
         raise ModelError(Fault(what, str(run.folder), f"SHA-256 {sha256}", "serve it beside its own base"))
-
-
-def _name(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")

@@ -12,6 +12,8 @@ from typing import Any
 import psutil
 import torch
 
+from danlu.models.loading import dtype_name
+
 _PACKAGES = ("danlu", "torch", "transformers", "peft", "tokenizers", "safetensors", "pyarrow", "numpy")
 _EXTRAS = ("bitsandbytes",)
 
@@ -23,7 +25,7 @@ def describe_environment(dtype: torch.dtype) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         **describe_machine(),
-        "dtype": str(dtype).removeprefix("torch."),
+        "dtype": dtype_name(dtype),
     }
 
 

@@ -17,7 +17,7 @@ from danlu.data.store import Store
 from danlu.data.stream import RowStream
 from danlu.data.template import stop_ids
 from danlu.engines.transformers_engine import TransformersEngine
-from danlu.models.loading import choose_device, choose_dtype, generation_defaults, load_base, require_dtype
+from danlu.models.loading import choose_device, choose_dtype, dtype_name, generation_defaults, load_base, require_dtype
 from danlu.models.quantization import compute_in
 from danlu.models.saving import save_model
 from danlu.recipe import Recipe
@@ -292,7 +292,7 @@ class Session:
         for dtype in dict.fromkeys((self.dtype, torch.float32)):
             model = self.model if dtype == self.dtype else compute_in(self.model, dtype)
             engine = TransformersEngine(model, self.tokenizer, stops, batch_size=len(questions))
-            by_dtype[str(dtype).removeprefix("torch.")] = expect(engine, questions, longest)
+            by_dtype[dtype_name(dtype)] = expect(engine, questions, longest)
         write_probes(folder / "probes", self.tokenizer, stops, questions, longest, by_dtype)
 
     def _load_saved(self, folder: Path) -> Any:

@@ -119,7 +119,7 @@ class Child:
     def _failed(self, how: str) -> ResourceError:
         if self.process.returncode == -signal.SIGILL:
             what = f"the server {how}: it is built for processors with instructions that this one lacks"
-            return ResourceError(Fault(what, " ".join(self._command(self.port)), "for vLLM without a GPU: AVX512"))
+            return ResourceError(Fault(what, " ".join(self._command(self.port)), "for vLLM without a GPU: AVX2"))
         lines = [line for line in self._said if "rror" in line] or list(self._said) or ["it said nothing"]
         return ResourceError(Fault(f"the server {how}: {lines[-1][:500]}", " ".join(self._command(self.port))))
 

@@ -5,7 +5,6 @@ See https://docs.vllm.ai/en/latest/features/lora.html for the two paths that loa
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ from danlu.data.template import as_turns, is_plain, stop_ids
 from danlu.engines.batching import Ask, Limits
 from danlu.engines.drawing import Token
 from danlu.errors import DanluError, Fault, InputError
-from danlu.models.loading import generation_defaults
+from danlu.models.loading import dtype_name, generation_defaults
 from danlu.models.source import find_model
 from danlu.models.tokenizer import load_tokenizer
 from danlu.runs import ADAPTER
@@ -28,8 +27,9 @@ from danlu.serving.backends.following import Asked, prove_by_asking
 from danlu.serving.backends.interface import OpenedEngine
 from danlu.serving.backends.upstream import Upstream, UpstreamEngine, post
 from danlu.serving.backends.vllm_tool import vllm_command
-from danlu.serving.loading import require_base
+from danlu.serving.loading import computing_dtype, require_base
 from danlu.tracking.progress import say
+from danlu.training.machine import usable_cores
 from danlu.training.probes import read_probes
 from danlu.training.trained import TrainedRun, base_hash, open_run
 
@@ -37,6 +37,7 @@ _READY_SECONDS = 600.0
 _RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM makes room for
 _NUM_LIKELIEST = 20  # vLLM tells no more
 _MAX_LORAS = 8  # in one step; more are kept aside
+_FEW_CORES = 4  # of which it shall compute with all; by itself it keeps one free
 
 
 class VllmEngine(UpstreamEngine):
@@ -160,7 +161,7 @@ def open_vllm(
 
     Args:
         of: a run, or a model as `model.name` of a recipe.
-        dtype: to compute in; `auto` is bfloat16.
+        dtype: to compute in; `auto` as in `computing_dtype`.
         limits: of the engine.
         command: makes the program and its environment of vLLM's arguments.
 
@@ -177,13 +178,14 @@ def open_vllm(
     folder = find_model(of) if isinstance(of, str) else of.base_folder()
     tokenizer = load_tokenizer(folder)
     stops = stop_ids(tokenizer, generation_defaults(folder))
-    chosen = "bfloat16" if dtype == "auto" else dtype
+    chosen = dtype_name(computing_dtype(of, dtype))
     served = Path(name).name
     words = _words(folder, served, chosen, limits)
 
     def started(port: int) -> list[str]:
         return command([*words, "--port", str(port)])[0]
 
+    say(f"vLLM starts, with {served} in {chosen}; on a processor that takes a minute")
     loads: list[VllmLoads] = []
     child = Child(started, _variables(command(words)[1], limits), _READY_SECONDS, lambda: loads[0].again())
     engine = VllmEngine(child, served, stops)
@@ -210,13 +212,12 @@ def _words(folder: Path, served: str, dtype: str, limits: Limits) -> list[str]:
 
 
 def _variables(variables: dict[str, str], limits: Limits) -> dict[str, str]:
-    space = max(1, limits.kv_bytes >> 30)
-    return variables | {
-        "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
-        "VLLM_NO_USAGE_STATS": "1",
-        "DO_NOT_TRACK": "1",
-        "VLLM_CPU_KVCACHE_SPACE": os.environ.get("VLLM_CPU_KVCACHE_SPACE", str(space)),
-    }
+    """The environment, with what can be chosen by it left as it was chosen."""
+    chosen = {"VLLM_CPU_KVCACHE_SPACE": str(max(1, limits.kv_bytes >> 30))}
+    if usable_cores() <= _FEW_CORES:
+        chosen["VLLM_CPU_NUM_OF_RESERVED_CPU"] = "0"
+    told = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+    return chosen | variables | told
 
 
 def _id(name: str) -> int:

@@ -40,4 +40,7 @@ def vllm_command(arguments: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         ResourceError: its environment can't be made.
     """
     tool = _GPU if torch.cuda.is_available() else _CPU
-    return tool_command(tool, ["-m", "vllm.entrypoints.cli.main", *arguments])
+    command, variables = tool_command(tool, ["-m", "vllm.entrypoints.cli.main", *arguments])
+    if tool is _CPU:  # else vLLM takes its version's lack of "+cpu" for an unknown device, and loads AVX512 unseen
+        variables["VLLM_TARGET_DEVICE"] = "cpu"
+    return command, variables
