@@ -12,6 +12,7 @@ from collections import namedtuple
 from pathlib import Path
 
 import pytest
+from served_runs import write_run
 
 from danlu.errors import DataError, FolderError, ModelError, RecipeError, ResourceError
 from danlu.recipe import load_recipe
@@ -21,11 +22,11 @@ ROOT = Path(__file__).parents[2]
 RECIPE = ROOT / "recipes" / "smollm2_135m_lora.yaml"
 
 
-def wait_for(condition: object, seconds: float) -> None:
+def wait_for(condition: object, seconds: float, every: float = 0.2) -> None:
     deadline = time.monotonic() + seconds
     while not condition():  # type: ignore[operator]
         assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.2)
+        time.sleep(every)
 
 
 def test_ctrl_c_keeps_the_adapter_usable(model_folder: Path, tmp_path: Path) -> None:
@@ -58,6 +59,18 @@ def test_ctrl_c_keeps_the_adapter_usable(model_folder: Path, tmp_path: Path) -> 
     assert export.returncode == 2
     assert "not a complete run folder" in export.stderr
     assert "hint:" in export.stderr
+
+
+def test_an_export_that_is_ended_leaves_nothing(model_folder: Path, tmp_path: Path) -> None:
+    run, out = write_run(tmp_path / "run", model_folder, 0), tmp_path / "out"
+    command = [sys.executable, "-m", "danlu", "export", str(run), "--dtype", "float32", "--out", str(out)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    wait_for(lambda: process.poll() is not None or out.is_dir(), 120, every=0.01)
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+    _, stderr = process.communicate(timeout=60)
+    assert (process.returncode, stderr.splitlines()[-2]) == (130, "error: stopped")
+    assert not out.exists()
 
 
 @pytest.mark.parametrize(
