@@ -63,7 +63,7 @@ class Model:
         return self.model(input_ids=ids).logits[0, -1]
 
 
-def handler(model: Model | None, served: str) -> type[BaseHTTPRequestHandler]:
+def handler(model: Model | None, served: str, cannot: bool) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
@@ -77,6 +77,9 @@ def handler(model: Model | None, served: str) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             assert model is not None
             body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            if cannot:
+                sys.stderr.write("(EngineCore) RuntimeError: no such product\nERROR: Exception in ASGI application\n")
+                return self._send({"error": {"message": "EngineCore encountered an issue."}}, 500)
             if self.path == "/v1/load_lora_adapter":
                 model.load(body["lora_name"], body["lora_path"])
                 return self._send("Success")
@@ -135,7 +138,7 @@ def main() -> None:
     parser.add_argument("model")
     parser.add_argument("--served-model-name", default="model")
     parser.add_argument("--port", type=int)
-    for flag in ("--fails", "--illegal", "--sleeps", "--with-child"):
+    for flag in ("--fails", "--illegal", "--sleeps", "--with-child", "--cannot"):
         parser.add_argument(flag, action="store_true")
     chosen, _ = parser.parse_known_args()
     if chosen.fails:
@@ -149,7 +152,9 @@ def main() -> None:
         sys.stdout.write(f"child is {subprocess.Popen(['sleep', '300']).pid}\n")
         sys.stdout.flush()
     model = Model(chosen.model) if chosen.model != "model" else None
-    ThreadingHTTPServer(("127.0.0.1", chosen.port), handler(model, chosen.served_model_name)).serve_forever()
+    ThreadingHTTPServer(
+        ("127.0.0.1", chosen.port), handler(model, chosen.served_model_name, chosen.cannot)
+    ).serve_forever()
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from running_gateway import RunningGateway
 from served_runs import NUM_TOKENS, QUESTIONS, broken_run, expected_answers, write_run
 
 from danlu.engines.batching import Limits
-from danlu.errors import FolderError, GateError, InputError, ModelError
+from danlu.errors import FolderError, GateError, InputError, ModelError, ResourceError
 from danlu.serving.backends.interface import OpenedEngine
 from danlu.serving.backends.vllm import VllmEngine, VllmLoads, open_vllm
 from danlu.serving.backends.vllm_tool import vllm_command
@@ -126,6 +126,11 @@ def test_after_its_death_it_is_started_again_with_its_adapters(gateway: RunningG
     until(lambda: engine.fault() is not None, 10)
     until(lambda: engine.fault() is None, 180)
     assert said(gateway, "law", QUESTIONS[1]) == expected_answers(run, QUESTIONS[1])[0]
+
+
+def test_a_model_that_vllm_loads_but_does_not_compute_is_refused_at_once(run: Path) -> None:
+    with pytest.raises(ResourceError, match="can't compute it here: RuntimeError: no such product\n"):
+        open_vllm(open_run(run), "auto", Limits(), lambda words: stand_in([*words, "--cannot"]))
 
 
 def test_a_base_that_was_quantised_in_training_is_refused(run: Path, tmp_path: Path) -> None:

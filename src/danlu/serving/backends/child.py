@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -18,7 +19,8 @@ import httpx
 from danlu.errors import Fault, ResourceError
 from danlu.tracking.progress import say
 
-_LOOK_SECONDS, _SAID_LINES = 0.5, 50
+_LOOK_SECONDS, _SAID_LINES = 0.5, 200
+_ERROR = re.compile(r"\b\w*Error: .+")
 _END_SECONDS = 10.0  # for it to end by itself
 
 
@@ -68,6 +70,13 @@ class Child:
     def said(self) -> str:
         """What it said last."""
         return "\n".join(self._said)
+
+    @property
+    def complaint(self) -> str:
+        """Of what it said last the first error, which others follow from; without one the last line."""
+        lines = list(self._said)
+        errors = [found[0] for line in lines if (found := _ERROR.search(line))]
+        return (errors[0] if errors else lines[-1] if lines else "nothing")[:500]
 
     def close(self) -> None:
         """Ends it and what it started."""
@@ -120,15 +129,14 @@ class Child:
         if self.process.returncode == -signal.SIGILL:
             what = f"the server {how}: it is built for processors with instructions that this one lacks"
             return ResourceError(Fault(what, " ".join(self._command(self.port)), "for vLLM without a GPU: AVX2"))
-        lines = [line for line in self._said if "rror" in line] or list(self._said) or ["it said nothing"]
-        return ResourceError(Fault(f"the server {how}: {lines[-1][:500]}", " ".join(self._command(self.port))))
+        return ResourceError(Fault(f"the server {how}: {self.complaint}", " ".join(self._command(self.port))))
 
     def _watch(self) -> None:
         while not self._closing.wait(_LOOK_SECONDS):
             if self.process.poll() is None:
                 continue
             self.fault = f"the server ended with status {self.process.returncode}, and is started again"
-            say(f"warning: {self.fault}; it said last: {(self._said or ['nothing'])[-1]}")
+            say(f"warning: {self.fault}; it said: {self.complaint}")
             if len(self._ends) == 3 and time.monotonic() - self._ends[0] < 600:
                 self.fault = "the server ended for the fourth time in ten minutes, and is not started again"
                 say(f"error: {self.fault}")

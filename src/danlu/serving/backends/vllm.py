@@ -17,7 +17,8 @@ from danlu.data.records import Message
 from danlu.data.template import as_turns, is_plain, stop_ids
 from danlu.engines.batching import Ask, Limits
 from danlu.engines.drawing import Token
-from danlu.errors import DanluError, Fault, InputError
+from danlu.engines.interface import Sampling
+from danlu.errors import DanluError, Fault, InputError, ResourceError
 from danlu.models.loading import dtype_name, generation_defaults
 from danlu.models.source import find_model
 from danlu.models.tokenizer import load_tokenizer
@@ -167,7 +168,7 @@ def open_vllm(
 
     Raises:
         InputError: the base is quantised in training.
-        ResourceError: vLLM's environment can't be made, or it does not start.
+        ResourceError: vLLM's environment can't be made, it does not start, or can't compute this model here.
     """
     name = of if isinstance(of, str) else of.recipe.model.name
     if not isinstance(of, str) and of.recipe.model.quantization is not None:
@@ -190,7 +191,19 @@ def open_vllm(
     child = Child(started, _variables(command(words)[1], limits), _READY_SECONDS, lambda: loads[0].again())
     engine = VllmEngine(child, served, stops)
     loads.append(VllmLoads(engine, tokenizer, base_hash(folder), chosen, {}))
+    _require_a_token(loads[0], min(stops))
     return OpenedEngine(served, base_hash(folder), f"vllm {chosen}", engine, loads[0])
+
+
+def _require_a_token(loads: VllmLoads, prompt: int) -> None:
+    """Has the base say a token: vLLM also loads what it lacks the products for, as 4-bit weights without AVX512."""
+    try:
+        loads._answer(Ask((prompt,), Sampling(1), num_likeliest=1))
+    except DanluError as error:
+        what = f"vLLM loads the model, but can't compute it here: {loads.engine.child.complaint}"
+        loads.engine.close()
+        hint = "4-bit weights want a GPU there, or a processor with AVX512; serve a merged export"
+        raise ResourceError(Fault(what, hint=hint)) from error
 
 
 def _words(folder: Path, served: str, dtype: str, limits: Limits) -> list[str]:
