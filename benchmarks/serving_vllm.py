@@ -52,7 +52,7 @@ class VllmBench(Bench):
         return {}
 
     def load(self, count: int) -> list[float]:
-        """Seconds that each adapter took to be put on, and to say its first token: vLLM reads it for that."""
+        """Seconds until vLLM said of each adapter that it is on."""
         seconds = []
         base = load_base(find_model(self.model), computing_dtype(self.model, self.dtype))
         with tempfile.TemporaryDirectory() as place:

@@ -7,6 +7,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from json_handler import JsonHandler
+
 PIECES = ["I", " am", " here", "."]
 
 
@@ -43,48 +45,35 @@ class UpstreamServer:
         self.server.shutdown()
         self.server.server_close()
 
-    def _handler(self) -> type[BaseHTTPRequestHandler]:
+    def _handler(self) -> type[JsonHandler]:
         outer = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
+        class Handler(JsonHandler, BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 if self._refused():
                     return
-                self._send({"object": "list", "data": [{"id": name, "object": "model"} for name in outer.models]})
+                self.send({"object": "list", "data": [{"id": name, "object": "model"} for name in outer.models]})
 
             def do_POST(self) -> None:
-                body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+                body = self.read()
                 outer.asked.append((self.path, body))
                 if self._refused():
                     return
                 if body["model"] not in outer.models:
-                    self._send({"error": {"message": f"no model {body['model']}"}}, 404)
+                    self.send({"error": {"message": f"no model {body['model']}"}}, 404)
                 elif body.get("stream"):
                     self._stream(body)
                 else:
-                    self._send(outer.answer(body))
+                    self.send(outer.answer(body))
 
             def _refused(self) -> bool:
                 if outer.key and self.headers["authorization"] != f"Bearer {outer.key}":
-                    self._send({"error": {"message": "wrong key"}}, 401)
+                    self.send({"error": {"message": "wrong key"}}, 401)
                 elif outer.status != 200:
-                    self._send({"error": {"message": outer.said}}, outer.status)
+                    self.send({"error": {"message": outer.said}}, outer.status)
                 else:
                     return False
                 return True
-
-            def _send(self, content: Any, status: int = 200) -> None:
-                text = json.dumps(content).encode()
-                self.send_response(status)
-                self.send_header("content-type", "application/json")
-                self.send_header("content-length", str(len(text)))
-                self.end_headers()
-                self.wfile.write(text)
 
             def _stream(self, body: dict[str, Any]) -> None:
                 self.send_response(200)

@@ -9,7 +9,6 @@ against a run's probes is a real check.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -17,6 +16,8 @@ import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from json_handler import JsonHandler
 
 
 class Model:
@@ -63,37 +64,32 @@ class Model:
         return self.model(input_ids=ids).logits[0, -1]
 
 
-def handler(model: Model | None, served: str, cannot: bool) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: Any) -> None:
-            pass
-
+def handler(model: Model | None, served: str, cannot: bool) -> type[JsonHandler]:
+    class Handler(JsonHandler, BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             names = [served, *(model.names if model else [])]
-            self._send({"data": [{"id": name} for name in names]} if self.path == "/v1/models" else {})
+            self.send({"data": [{"id": name} for name in names]} if self.path == "/v1/models" else {})
 
         def do_POST(self) -> None:
             assert model is not None
-            body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+            body = self.read()
             if cannot:
                 sys.stderr.write("(EngineCore) RuntimeError: no such product\nERROR: Exception in ASGI application\n")
-                return self._send({"error": {"message": "EngineCore encountered an issue."}}, 500)
+                return self.send({"error": {"message": "EngineCore encountered an issue."}}, 500)
             if self.path == "/v1/load_lora_adapter":
                 model.load(body["lora_name"], body["lora_path"])
-                return self._send("Success")
+                return self.send("Success")
             if self.path == "/v1/unload_lora_adapter":
                 model.names.remove(body["lora_name"])
-                return self._send("Success")
+                return self.send("Success")
             if self.path == "/tokenize":
-                return self._send({"tokens": self._prompt(body)})
+                return self.send({"tokens": self._prompt(body)})
             if body["model"] not in (served, *model.names):
-                return self._send({"error": {"message": f"The model `{body['model']}` does not exist."}}, 404)
+                return self.send({"error": {"message": f"The model `{body['model']}` does not exist."}}, 404)
             name = body["model"] if body["model"] in model.names else None
             count = body.get("logprobs") or 1
             rows = model.rows(self._prompt(body), name, body["max_tokens"], body["stop_token_ids"], count)
-            return self._send(self._answer(body, rows))
+            return self.send(self._answer(body, rows))
 
         def _prompt(self, body: dict[str, Any]) -> list[int]:
             assert model is not None
@@ -121,14 +117,6 @@ def handler(model: Model | None, served: str, cannot: bool) -> type[BaseHTTPRequ
             return {"id": "x", "object": "text_completion", "model": body["model"], "choices": [choice],
                     "usage": {"prompt_tokens": 1, "completion_tokens": len(rows)}}  # fmt: skip
 
-        def _send(self, content: Any, status: int = 200) -> None:
-            text = json.dumps(content).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/json")
-            self.send_header("content-length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text)
-
     return Handler
 
 
@@ -152,9 +140,8 @@ def main() -> None:
         sys.stdout.write(f"child is {subprocess.Popen(['sleep', '300']).pid}\n")
         sys.stdout.flush()
     model = Model(chosen.model) if chosen.model != "model" else None
-    ThreadingHTTPServer(
-        ("127.0.0.1", chosen.port), handler(model, chosen.served_model_name, chosen.cannot)
-    ).serve_forever()
+    answers = handler(model, chosen.served_model_name, chosen.cannot)
+    ThreadingHTTPServer(("127.0.0.1", chosen.port), answers).serve_forever()
 
 
 if __name__ == "__main__":

@@ -83,8 +83,8 @@ def load_base(
         config_fields: of the text model's config, set to other values than the folder's.
 
     Raises:
-        ModelError: Transformers does not know the architecture, weights are missing from the files, or there is
-            nothing in it to quantise.
+        ModelError: Transformers does not know the architecture or lacks a package for it, weights are missing from
+            the files, or there is nothing in it to quantise.
     """
     fewer_bits = {"quantization_config": library_config(quantization, dtype)} if quantization else {}
     named = {"dtype": dtype, "attn_implementation": attention, **fewer_bits}
@@ -125,6 +125,10 @@ def _from_pretrained(folder: Path, config_fields: Mapping[str, Any], named: Mapp
             return model_class(folder).from_pretrained(  # type: ignore[no-any-return]
                 folder, config=config, use_safetensors=True, output_loading_info=True, **named
             )
+        except ImportError as error:
+            what = f"Transformers can't load this model: {error}"
+            hint = "take a merged export; `danlu generate` takes each by the engine that its files are for"
+            raise ModelError(Fault(what, str(folder), hint=hint)) from error
         except (ValueError, OSError, KeyError, RuntimeError) as error:
             message = (str(error).splitlines() or [type(error).__name__])[0]
             raise ModelError(

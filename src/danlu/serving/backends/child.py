@@ -93,6 +93,7 @@ class Child:
         atexit.unregister(self.close)
 
     def _start(self) -> subprocess.Popen[str]:
+        self._said.clear()  # of one that ended before, and whose complaint was told
         process = subprocess.Popen(
             list(self._command(self.port)),
             stdin=subprocess.DEVNULL,

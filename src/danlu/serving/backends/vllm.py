@@ -202,7 +202,9 @@ def _require_a_token(loads: VllmLoads, prompt: int) -> None:
     except DanluError as error:
         what = f"vLLM loads the model, but can't compute it here: {loads.engine.child.complaint}"
         loads.engine.close()
-        hint = "4-bit weights want a GPU there, or a processor with AVX512; serve a merged export"
+        hint = (
+            "take --engine transformers; weights of 4 bits want a GPU or AVX512 here: serve a merged export of the run"
+        )
         raise ResourceError(Fault(what, hint=hint)) from error
 
 
