@@ -39,11 +39,14 @@ class Choice:
     def __post_init__(self) -> None:
         faults = []
         if (self.upstream is not None) != (self.engine == "upstream"):
-            faults.append(Fault("--upstream and --engine upstream go together", "command line"))
+            faults.append(
+                Fault("--upstream and --engine upstream go together", "command line", hint="write both, or neither")
+            )
         if self.names and self.engine != "upstream":
-            faults.append(Fault("--upstream-model is for --engine upstream", "command line"))
+            faults.append(Fault("--upstream-model is for --engine upstream", "command line", hint="leave it out"))
         if self.quantize is not None and self.engine not in ("llama.cpp", "upstream"):
-            faults.append(Fault("--quantize is for --engine llama.cpp and upstream", "command line"))
+            hint = "take --dtype, or leave it out"
+            faults.append(Fault("--quantize is for --engine llama.cpp and upstream", "command line", hint=hint))
         elif self.quantize is not None and self.quantize not in BOUNDS:
             faults.append(Fault(f"--quantize {self.quantize} is not known", "command line", ", ".join(BOUNDS)))
         if self.dtype != "auto" and self.engine not in ("transformers", "vllm"):
